@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import Any, Union
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -63,8 +63,8 @@ class Run(_Entity):
     params: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     status: RunStatus = RunStatus.RUNNING
-    start_time: Union[datetime, None] = None  # noqa: UP007 - pydantic evaluates it on Python 3.10
-    end_time: Union[datetime, None] = None  # noqa: UP007
+    start_time: datetime | None = None
+    end_time: datetime | None = None
     repo_url: str = ""
 
 
@@ -76,10 +76,17 @@ class Model(_Entity):
 
 
 class ModelVersion(_Entity):
-    """One version of a registered model: the artifact at `path_in_run` of `run`."""
+    """One version of a registered model: the artifact at `path_in_run` of `run`.
+
+    Attributes:
+        run: the run that made it; None for a version that another tool registered without one.
+        path_in_run: where its artifact lies in the run's artifact folder; empty if it lies elsewhere.
+        source: URL of an artifact that lies outside the run, such as a logged model of MLflow 3; else empty.
+    """
 
     version: str
     model: Model
-    run: Run
-    path_in_run: str
+    run: Run | None = None
+    path_in_run: str = ""
+    source: str = ""
     tags: dict[str, Any] = Field(default_factory=dict)

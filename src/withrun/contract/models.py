@@ -39,7 +39,7 @@ class ModelsContract(ABC):
 
     @abstractmethod
     def find_models(self, query: Query = None, sorting: Sorting = None) -> Results[ModelApi]:
-        """Search registered models: a MongoDB query over the fields of `Model`, or an MLflow filter string."""
+        """Search registered models: a MongoDB query over `Model`, or an MLflow filter string."""
 
     @abstractmethod
     def set_tags_on_model(self, model: ModelLike, tags: Mapping[str, Any]) -> ModelApi:

@@ -52,8 +52,8 @@ class RunsContract(ABC):
     ) -> RunApi:
         """Start a run and make it the active one of the current context for this API.
 
-        As a block, leaving ends it: FINISHED, FAILED by an exception, KILLED by an interrupt. As a handle it stays
-        active until `end_run`.
+        As a block, leaving ends it: FINISHED, FAILED by an exception, KILLED by an interrupt. As a handle
+        it stays active until `end_run`.
 
         Args:
             exp: the experiment or its ID.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, Union
+from typing import Any, TypeAlias, TypeVar
 
 from withrun.schema import Experiment, Model, ModelVersion, Run
 
@@ -23,22 +23,22 @@ __all__ = [
 
 T = TypeVar("T")
 
-Exp: TypeAlias = Union[Experiment, str]
+Exp: TypeAlias = Experiment | str
 """An experiment, or its ID (not its name)."""
 
-RunLike: TypeAlias = Union[Run, str]
+RunLike: TypeAlias = Run | str
 """A run, or its ID."""
 
-ModelLike: TypeAlias = Union[Model, str]
+ModelLike: TypeAlias = Model | str
 """A registered model, or its name."""
 
-MV: TypeAlias = Union[ModelVersion, tuple[str, str]]
+MV: TypeAlias = ModelVersion | tuple[str, str]
 """A model version, or its model's name and its version; `"@alias"` names a version by alias."""
 
-Query: TypeAlias = Union[Mapping[str, Any], str, None]
+Query: TypeAlias = Mapping[str, Any] | str | None
 """A MongoDB query, or a filter string of MLflow's own; None matches all."""
 
-Sorting: TypeAlias = Union[Iterable[tuple[str, int]], None]
+Sorting: TypeAlias = Iterable[tuple[str, int]] | None
 """Fields to sort by, the most significant first, with 1 for ascending and -1 for descending."""
 
 Dumper: TypeAlias = Callable[[Path], Any]
@@ -47,5 +47,5 @@ Dumper: TypeAlias = Callable[[Path], Any]
 Loader: TypeAlias = Callable[[Path], T]
 """Reads an artifact from the path that it is given."""
 
-Source: TypeAlias = Union[Path, str, Dumper]
+Source: TypeAlias = Path | str | Dumper
 """Where an artifact comes from: a path, or a callback that writes it."""
