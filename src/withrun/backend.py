@@ -38,14 +38,14 @@ ViewType = Literal["ACTIVE_ONLY", "DELETED_ONLY", "ALL"]
 T_co = TypeVar("T_co", covariant=True)
 
 
-class KeyValue(msgspec.Struct, frozen=True):
+class KeyValue(msgspec.Struct, frozen=True, gc=False):
     """A param or a tag as the store keeps it."""
 
     key: str
     value: str = ""
 
 
-class Metric(msgspec.Struct, frozen=True):
+class Metric(msgspec.Struct, frozen=True, gc=False):
     """One point of a metric; `timestamp` in milliseconds since the epoch."""
 
     key: str
@@ -178,6 +178,7 @@ REPLAY_SAFE = frozenset(
         "delete_alias",
         "delete_tag",
         "log_inputs",
+        "delete_version",
     }
 )
 """Writes that may be sent again after a lost answer and change nothing the second time.
@@ -188,15 +189,15 @@ value. The creating calls are not: a lost answer to `create_run` and a repeat ma
 
 
 class Backend(Protocol):
-    """The calls that a tracking server must answer.
+    """The calls that a tracking server must answer."""
 
-    Attributes:
-        store_uri: the store's normalised URI without credentials; names it in journals, caches and errors.
-        grammar: what the store's filter strings can say.
-    """
+    @property
+    def store_uri(self) -> str:
+        """The store's normalised URI without credentials; names it in journals, caches and errors."""
 
-    store_uri: str
-    grammar: FilterGrammar
+    @property
+    def grammar(self) -> FilterGrammar:
+        """What the store's filter strings can say; may ask the store for its version, once."""
 
     def close(self) -> None:
         """Let go of connections; the backend can't be used afterwards."""
@@ -208,7 +209,7 @@ class Backend(Protocol):
     def create_experiment(
         self, name: str, *, artifact_location: str | None = None, tags: tuple[KeyValue, ...] = ()
     ) -> str:
-        """Create an experiment, return its ID; raises `AlreadyExists` (also for a deleted one of that name)."""
+        """Create an experiment, return its ID; `AlreadyExists` also if a deleted one has the name."""
 
     def get_experiment(self, experiment_id: str) -> ExperimentRecord:
         """Fetch an experiment by ID, deleted ones too."""
@@ -301,7 +302,9 @@ class Backend(Protocol):
         """Record which datasets a run used."""
 
     # --- registered models ---
-    def create_model(self, name: str, *, tags: tuple[KeyValue, ...] = (), description: str = "") -> ModelRecord:
+    def create_model(
+        self, name: str, *, tags: tuple[KeyValue, ...] = (), description: str = ""
+    ) -> ModelRecord:
         """Create a registered model; raises `AlreadyExists`."""
 
     def get_model(self, name: str) -> ModelRecord:
@@ -353,6 +356,9 @@ class Backend(Protocol):
         page_token: str = "",
     ) -> Page[VersionRecord]:
         """Search model versions with MLflow's filter grammar."""
+
+    def delete_version(self, name: str, version: str) -> None:
+        """Delete a model version, its tags and aliases; one that is absent counts as deleted."""
 
     def set_version_tag(self, name: str, version: str, key: str, value: str) -> None:
         """Set one tag."""

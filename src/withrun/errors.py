@@ -91,14 +91,18 @@ class ServerError(WithrunError):
     """The server answered, and refused or failed.
 
     Attributes:
-        status: HTTP status of the answer; None for a store without HTTP.
+        status: HTTP status of the answer; for an embedded store the one that MLflow gives such an error.
         code: the store's own error code, such as `RESOURCE_DOES_NOT_EXIST`; empty if it gave none.
+        retry_after: seconds that the server asks to wait before the next attempt; None if it does not say.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, code: str = "") -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str = "", retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
 
 
 class ServerUnreachable(WithrunError, ConnectionError):
