@@ -1,0 +1,133 @@
+"""Requests to MLflow's artifact service: retries, and what an answer means as an error.
+
+Only requests that may be made twice are made (GET, PUT of a whole file or part, the steps of a multipart
+upload), so each is repeated after a lost connection or an answer that says "later".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from withrun.errors import ArtifactNotFound, ServerUnreachable, TransferError
+from withrun.transfer.workers import Check
+
+__all__ = ["Again", "request_json", "retrying", "send", "unreachable"]
+
+ATTEMPTS = 6
+"""How often a request is made before its failure counts; some 6 seconds in all."""
+
+RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+T = TypeVar("T")
+
+
+class Again(Exception):  # noqa: N818 - not an error: it asks for another attempt
+    """The attempt failed in a way that may pass; `error` is what to raise when it does not."""
+
+    def __init__(self, error: Exception, wait: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+
+
+def request_json(
+    http: httpx.Client,
+    method: str,
+    url: str,
+    *,
+    what: str,
+    params: dict[str, str] | None = None,
+    json: object = None,
+) -> bytes:
+    """Make a small request, with retries, and return the body of its answer."""
+
+    def attempt() -> bytes:
+        request = http.build_request(method, url, params=params, json=json)
+        answer = send(http, request, what)
+        return answer.content
+
+    return retrying(attempt, lambda: None)
+
+
+def send(
+    http: httpx.Client,
+    request: httpx.Request,
+    what: str,
+    *,
+    stream: bool = False,
+    ok: tuple[int, ...] = (200, 201, 204),
+) -> httpx.Response:
+    """Send one request; raise what its answer means, `Again` around what may pass."""
+    try:
+        answer = http.send(request, stream=stream)
+    except httpx.TransportError as error:
+        raise Again(unreachable(http, what, error)) from error
+    if answer.status_code in ok:
+        return answer
+    try:
+        answer.read()
+        words = _words(answer)
+    except httpx.TransportError as error:
+        raise Again(unreachable(http, what, error)) from error
+    finally:
+        answer.close()
+    status = answer.status_code
+    said = f"Could not {what}: the server answered {status}" + (f", saying {words!r}" if words else "") + "."
+    if status == 404:
+        raise ArtifactNotFound(said)
+    if status in (401, 403):
+        raise TransferError(f"{said} Check the credentials of the tracking server (`client_settings`).")
+    if status == 413:
+        raise TransferError(
+            f"{said} The file is larger than the server or a proxy before it takes; raise that limit."
+        )
+    if status == 507 or "No space left" in words:
+        raise TransferError(f"{said} The server's disk is full: make room there, and repeat.")
+    failure = TransferError(said)
+    if status in RETRYABLE:
+        raise Again(failure, _retry_after(answer))
+    raise failure
+
+
+def retrying(attempt: Callable[[], T], check: Check) -> T:
+    """Call `attempt` until it returns, fails for good, or has asked too often to be tried again."""
+    for number in range(ATTEMPTS):
+        try:
+            return attempt()
+        except Again as again:  # noqa: PERF203 - the loop is the retry
+            check()
+            if number == ATTEMPTS - 1:
+                raise again.error from again.__cause__
+            time.sleep(max(again.wait, min(0.2 * 2**number, 3.0) * random.uniform(0.75, 1.25)))  # noqa: S311
+    raise AssertionError("unreachable")
+
+
+def unreachable(http: httpx.Client, what: str, error: httpx.TransportError) -> ServerUnreachable:
+    """Say that the server gave no answer, without the credentials that its URL may hold."""
+    where = f"{http.base_url.scheme}://{http.base_url.host}:{http.base_url.port or ''}".rstrip(":")
+    return ServerUnreachable(
+        f"Could not {what}: no answer from {where} ({type(error).__name__}: {error}). "
+        "Check that the server runs and can be reached, and repeat; what is through stays."
+    )
+
+
+def _words(answer: httpx.Response) -> str:
+    """What the server says of a refusal: MLflow's `message`, FastAPI's `detail`, or the text."""
+    with contextlib.suppress(msgspec.DecodeError):
+        said = msgspec.json.decode(answer.content)
+        if isinstance(said, dict):
+            return str(said.get("message") or said.get("detail") or "")[:500]
+    return "" if "html" in answer.headers.get("content-type", "") else answer.text[:500].strip()
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    with contextlib.suppress(ValueError):
+        return min(max(float(answer.headers.get("retry-after", "0")), 0.0), 30.0)
+    return 0.0

@@ -1,0 +1,112 @@
+"""The files under a path that is to be published, with the user's symlinks followed.
+
+Everything that can go wrong with a source (a broken link, a loop, a device) is found here, before the
+first byte is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from withrun.errors import ArtifactNotFound, TransferError
+
+__all__ = ["Tree", "TreeFile", "scan"]
+
+
+@dataclass(frozen=True)
+class TreeFile:
+    """A file below the source: its path relative to it (POSIX; empty if it is the source) and its size."""
+
+    relative: str
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What is to be published.
+
+    Attributes:
+        is_file: whether the source is a single file; `files` then holds just it.
+        files: in the order of their paths.
+        folders: relative paths of all folders below the source, parents first.
+    """
+
+    is_file: bool
+    files: list[TreeFile] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def scan(source: Path, *, ignore_prefix: str | None = None) -> Tree:
+    """List the files and folders under `source`, following symlinks; names with `ignore_prefix` are left out.
+
+    Raises:
+        ArtifactNotFound: nothing is at `source`.
+        TransferError: a broken or looping symlink, something that is neither file nor folder, or a folder
+            that can't be read.
+    """
+    status = _status(source, source)
+    if stat.S_ISREG(status.st_mode):
+        return Tree(is_file=True, files=[TreeFile("", source, status.st_size)])
+    tree = Tree(is_file=False)
+    for relative, path, found in _walk(source, source, "", (_identity(status),)):
+        if ignore_prefix and path.name.startswith(ignore_prefix):
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            tree.folders.append(relative)
+        else:
+            tree.files.append(TreeFile(relative, path, found.st_size))
+    return tree
+
+
+def _walk(
+    source: Path, folder: Path, prefix: str, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, Path, os.stat_result]]:
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are wanted, as they are on the disk
+    except OSError as error:
+        raise TransferError(f"Can't read the folder {str(folder)!r}: {error.strerror}.") from error
+    for name in names:
+        path = folder / name
+        status = _status(path, source)
+        relative = prefix + name
+        yield relative, path, status
+        if stat.S_ISDIR(status.st_mode):
+            identity = _identity(status)
+            if identity in above:
+                raise TransferError(
+                    f"Can't publish {str(source)!r}: the symlink {str(path)!r} leads back to a folder that "
+                    "holds it, so it has no end. Remove the link, or publish its parts."
+                )
+            yield from _walk(source, path, relative + "/", (*above, identity))
+
+
+def _status(path: Path, source: Path) -> os.stat_result:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise TransferError(
+                f"Can't publish {str(source)!r}: the symlink {str(path)!r} is broken. Mend or remove it."
+            ) from error
+        raise ArtifactNotFound(f"There is no file or folder at {str(path)!r}.") from error
+    except OSError as error:
+        raise TransferError(f"Can't read {str(path)!r}: {error.strerror}.") from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise TransferError(
+            f"Can't publish {str(path)!r}: it is neither a file nor a folder (a pipe, socket or device)."
+        )
+    return status
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

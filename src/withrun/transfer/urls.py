@@ -1,0 +1,101 @@
+"""Artifact URLs: their scheme, the local path they may mean, joining, and what of them may be shown.
+
+Stores write these URLs in several ways (`/abs`, `file:/abs`, `file:///abs`, `s3://bucket/key`,
+`mlflow-artifacts:/path`). Only `file:` URLs are percent-encoded; in a cloud URL a `%` is a `%`, as it is for
+the stores' own clients.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from withrun.errors import InvalidArgument
+from withrun.transfer.paths import check_relative
+
+__all__ = [
+    "is_proxied",
+    "join_url",
+    "local_path",
+    "name_of",
+    "redact",
+    "scheme_of",
+    "with_scheme",
+]
+
+# One letter is a drive on the platforms that have them, and no scheme anywhere.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-_]+):")
+_USERINFO = re.compile(r"//[^/@\s]*@")
+_QUERY = re.compile(r"\?.*", re.DOTALL)
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme in lower case; empty for a plain local path.
+
+    Text before a colon is a scheme only where the stores write one: `name:/…` and `file:…`, so that a local
+    file may be called `a:b`.
+    """
+    match = _SCHEME.match(url)
+    if not match:
+        return ""
+    scheme = match[1].lower()
+    return scheme if scheme == "file" or url[match.end() : match.end() + 1] == "/" else ""
+
+
+def with_scheme(url: str, scheme: str) -> str:
+    """Return the URL with another scheme; the rest stays as it is."""
+    return scheme + url[len(scheme_of(url)) :]
+
+
+def local_path(url: str) -> Path | None:
+    """Return the absolute path that a plain path or a `file:` URL means; None for any other URL."""
+    scheme = scheme_of(url)
+    if scheme not in ("", "file"):
+        return None
+    text = url
+    if scheme == "file":
+        rest = url[len("file:") :].split("#", 1)[0]
+        if rest.startswith("//"):
+            host, slash, path = rest[2:].partition("/")
+            if host not in ("", "localhost"):
+                raise InvalidArgument(
+                    f"{redact(url)!r} names a file on the host {host!r}, which can't be reached as a file. "
+                    "Mount it and give its local path, or use sftp:// or another URL that rclone can reach."
+                )
+            rest = slash + path
+        text = unquote(rest, errors="surrogateescape")
+    if not text or "\0" in text:
+        raise InvalidArgument(f"{url!r} is no path: it is empty or holds a NUL character.")
+    return Path(text).absolute()
+
+
+def join_url(url: str, relative: str) -> str:
+    """Return the URL of `relative` (a plain relative path, checked) below the folder `url`."""
+    checked = check_relative(relative)
+    # Only `file:` URLs are percent-encoded, see the module's docstring.
+    return url.rstrip("/") + "/" + (quote(checked) if scheme_of(url) == "file" else checked)
+
+
+def name_of(url: str) -> str:
+    """Return the last segment of the URL's path, decoded; empty for a root."""
+    path = local_path(url)
+    if path is not None:
+        return path.name
+    rest = url[len(scheme_of(url)) + 1 :]
+    if rest.startswith("//"):
+        rest = rest[2:].partition("/")[2]
+    return rest.rstrip("/").rpartition("/")[2]
+
+
+def is_proxied(url: str) -> bool:
+    """Whether the URL is one that an MLflow server's artifact service answers."""
+    scheme = scheme_of(url)
+    if scheme in ("http", "https"):
+        return "/api/2.0/mlflow-artifacts/artifacts" in url
+    return scheme == "mlflow-artifacts"
+
+
+def redact(url: str) -> str:
+    """Return the URL as an error may show it: without user, password and query."""
+    return _QUERY.sub("", _USERINFO.sub("//", url)) if scheme_of(url) not in ("", "file") else url
