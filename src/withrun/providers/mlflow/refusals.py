@@ -39,12 +39,19 @@ class Subject(NamedTuple):
             ID in many ways (400, 500); to who asks it simply names nothing.
         invalid_means_missing: the store reports its absence as an invalid parameter.
         hint: a way out, for who finds it missing.
+        empty: the ID is the empty string, which MLflow's SQL store takes for experiment 0.
     """
 
     label: str
     well_formed: bool = True
     invalid_means_missing: bool = False
     hint: str = ""
+    empty: bool = False
+
+    def missing(self, store_uri: str, said: str = "") -> NotFound:
+        """The error that says so."""
+        hint = f"; {self.hint}" if self.hint else ""
+        return NotFound(f"{self.label} does not exist in {store_uri}{said}{hint}")
 
 
 def experiment_subject(experiment_id: str) -> Subject:
@@ -54,7 +61,7 @@ def experiment_subject(experiment_id: str) -> Subject:
     hint = (
         "" if numeric else "experiment IDs are numbers; if this is an experiment's name, look it up by name"
     )
-    return Subject(f"experiment {experiment_id!r}", well_formed=numeric, hint=hint)
+    return Subject(f"experiment {experiment_id!r}", well_formed=numeric, hint=hint, empty=not experiment_id)
 
 
 def experiments_subject(experiment_ids: tuple[str, ...]) -> Subject:
@@ -134,8 +141,7 @@ class Refusal(NamedTuple):
             hint = f"; {subject.hint}" if subject.hint else ""
             return AlreadyExists(f"{subject.label} already exists in {store_uri}{said}{hint}")
         if subject is not None and self._means_missing(subject):
-            hint = f"; {subject.hint}" if subject.hint else ""
-            return NotFound(f"{subject.label} does not exist in {store_uri}{said}{hint}")
+            return subject.missing(store_uri, said)
         about = "" if subject is None else f" for {subject.label}"
         code = f" {self.code}" if self.code else ""
         verb = "refused" if self.status < 500 and not self.worth_repeating else "failed at"
