@@ -75,14 +75,19 @@ def _locate_sqlite(uri: str) -> StoreLocation:
     database = url.database
     if not database or ":memory:" in database or database.startswith("file:") or "\0" in database or url.host:
         raise InvalidArgument(
-            f"the tracking URI {uri!r} names no file; use sqlite:///PATH (sqlite:////PATH if it is absolute). "
-            "A database in memory would be another one in each thread, and lose all at exit"
+            f"the tracking URI {uri!r} names no file; use sqlite:///PATH (sqlite:////PATH if it is "
+            "absolute). A database in memory would be another one in each thread, and lose all at exit"
         )
     path = Path(database).absolute()
-    absolute = url.set(database=str(path))
+    written = str(path)
+    if make_url("sqlite:///%20").database == " ":
+        written = written.replace("%", "%25").replace("?", "%3F")
+    query = uri.partition("?")[1] + uri.partition("?")[2]
     return StoreLocation(
-        uri=absolute.render_as_string(hide_password=False),
-        shown=absolute.set(query={}).render_as_string(),
+        # With the driver's name, because for a bare `sqlite:///` MLflow makes the parent folder itself, and
+        # takes %25 in it literally.
+        uri=f"sqlite+pysqlite:///{written}{query}",
+        shown=f"sqlite:///{written}",
         is_database=True,
         sqlite_path=path,
     )

@@ -24,7 +24,7 @@ _ARTIFACTS = "mlartifacts"
 _NOISY = ("", "alembic", "alembic.runtime.migration", "mlflow", "mlflow.store.db.utils", "sqlalchemy")
 
 _opening = threading.Lock()
-"""Held while stores are opened: logging is hushed for the process, and MLflow doesn't guard its caches."""
+"""Held while stores are opened: that hushes logging, and MLflow doesn't guard its caches."""
 
 _abandoned: list[object] = []
 """Engines of a parent process. Kept, because closing an inherited SQLite connection could roll back what
@@ -32,7 +32,7 @@ the parent is writing."""
 
 
 class Stores(NamedTuple):
-    """MLflow's two stores behind one URI: `AbstractStore` of `mlflow.store.tracking` and `.model_registry`."""
+    """MLflow's two stores behind one URI, an `AbstractStore` each."""
 
     tracking: Any
     registry: Any
@@ -106,6 +106,8 @@ def _is_set_up(path: Path, shown: str) -> bool:
     """Whether the database holds an experiment, which is the last that setting it up writes."""
     if not path.exists():
         return False
+    if not path.is_file():
+        raise ServerError(f"{shown} is no file; name a SQLite database, or a path that is free", status=400)
     try:
         with contextlib.closing(
             sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)
