@@ -42,12 +42,12 @@ class Activation:
         over: whether the run has ended, or its block was left, since; never reset.
         in_block: whether it was entered by `with`.
         pid: the process that owns it: ending it is left to that process.
-        cell: the notebook cell that it was started in, or None.
+        cell: the execution of a notebook cell that it was started in, or None.
     """
 
     __slots__ = ("__weakref__", "api", "cell", "in_block", "over", "pid", "run")
 
-    def __init__(self, api: Any, run: Any, cell: str | None = None) -> None:
+    def __init__(self, api: Any, run: Any, cell: Any = None) -> None:
         self.api = api
         self.run = run
         self.over = False

@@ -37,6 +37,7 @@ __all__ = [
     "Preview",
     "check_key",
     "decode",
+    "drop",
     "encode",
     "flatten",
     "from_texts",
@@ -46,6 +47,7 @@ __all__ = [
     "metric_value",
     "metrics_to_floats",
     "parse_preview",
+    "put",
     "to_texts",
     "unflatten",
 ]
@@ -157,6 +159,34 @@ def unflatten(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             prefix += "."
         node[".".join(parts)] = value
     return nested
+
+
+def put(nested: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key in what `unflatten` made, as if it had been there from the start."""
+    node, parts = nested, key.split(".")
+    for part in parts[:-1]:
+        child = node.get(part)
+        if child is None and part not in node:
+            child = node[part] = {}
+        elif not isinstance(child, dict) or not child:
+            break  # a leaf of that name is there
+        node = child
+    else:
+        last = parts[-1]
+        if not isinstance(node.get(last), dict):
+            node[last] = value
+            return
+    renested = unflatten({**dict(_leaves(nested, "", "key")), key: value}.items())
+    nested.clear()
+    nested.update(renested)
+
+
+def drop(nested: dict[str, Any], key: str) -> None:
+    """Remove one dotted key from what `unflatten` made; one that is absent counts as removed."""
+    flat = dict(_leaves(nested, "", "key"))
+    if flat.pop(key, None) is not None or key in flat:
+        nested.clear()
+        nested.update(unflatten(flat.items()))
 
 
 # --- values ---

@@ -149,6 +149,22 @@ def test_clashes_lose_nothing(flat: dict[str, int]) -> None:
     assert values.unflatten(reversed(flat.items())) == nested
 
 
+@given(
+    st.lists(
+        st.tuples(st.text("ab.", min_size=1, max_size=6).filter(lambda k: set(k) != {"."}), st.integers())
+    ),
+    st.text("ab.", min_size=1, max_size=6),
+)
+def test_putting_one_by_one_is_nesting_at_once(items: list[tuple[str, int]], gone: str) -> None:
+    """A key set or removed later gives what nesting all keys at once gives."""
+    nested: dict[str, object] = {}
+    for key, value in items:
+        values.put(nested, key, value)
+    assert nested == values.unflatten(dict(items).items())
+    values.drop(nested, gone)
+    assert nested == values.unflatten((k, v) for k, v in dict(items).items() if k != gone)
+
+
 def test_a_clash_stays_flat() -> None:
     """Of `a` and `a.b` the nested one stays flat, at the level of the clash."""
     assert values.unflatten([("a.b", 2), ("a", 1)]) == {"a": 1, "a.b": 2}

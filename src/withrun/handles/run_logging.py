@@ -1,0 +1,132 @@
+"""The verbs of a run's handle that log to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import Self
+
+from withrun.backend import Metric
+from withrun.errors import InvalidArgument
+from withrun.handles.base import Handle
+from withrun.schema import Run
+from withrun.values import decode, drop, put
+
+if TYPE_CHECKING:
+    from withrun.services.runs import RunService
+
+__all__ = ["LoggingVerbs"]
+
+V = TypeVar("V")
+
+
+class LoggingVerbs(Run, Handle):
+    """Params, metrics and tags; what is logged shows at once in the handle's own `params`, `metrics`, `tags`."""
+
+    __slots__ = ("_param_texts",)
+
+    if TYPE_CHECKING:
+        _param_texts: dict[str, str]
+
+    @property
+    def _runs(self) -> RunService:
+        return self._api.services.runs
+
+    def log_param(self, key: str, value: V, synchronous: bool | None = None) -> V:
+        """Log one param; returns its value.
+
+        Args:
+            key: a dot in it nests.
+            value: any JSON value or datetime; a dict flattens with dots.
+            synchronous: return once the store has it.
+
+        Raises:
+            InvalidArgument: this handle logged another value under that key.
+        """
+        self.log_params({key: value}, synchronous)
+        return value
+
+    def log_params(self, params: Mapping[str, Any], synchronous: bool | None = None) -> Self:
+        """Log params: nested dict of JSON values. A param keeps the value that it got first.
+
+        Raises:
+            InvalidArgument: this handle logged another value under one of the keys; nothing is logged then.
+        """
+        runs = self._runs
+        texts = runs.encode_params(params)
+        for key, text in texts.items():
+            before = self._param_texts.get(key, text)
+            if before != text:
+                raise InvalidArgument(
+                    f"param {key!r} of run {self.id} is {before:.200} and can't become {text:.200}: "
+                    "a param is logged once; log what changes as a metric or a tag, or start a child run"
+                )
+        runs.log_params(self, texts, synchronous)
+        self._param_texts.update(texts)
+        for key, text in texts.items():
+            put(self.params, key, decode(text))
+        return self
+
+    def log_metric(
+        self,
+        key: str,
+        value: float,
+        step: int | None = None,
+        synchronous: bool | None = None,
+        timestamp: int | None = None,
+    ) -> Self:
+        """Log one point of a metric.
+
+        Args:
+            key: a dot in it nests.
+            value: any real number; NaN and infinities are kept as the store can.
+            step: default 0.
+            synchronous: return once the store has it.
+            timestamp: milliseconds since the epoch; default now.
+        """
+        return self.log_metrics({key: value}, step, synchronous, timestamp)
+
+    def log_metrics(
+        self,
+        metrics: Mapping[str, Any],
+        step: int | None = None,
+        synchronous: bool | None = None,
+        timestamp: int | None = None,
+    ) -> Self:
+        """Log one point of each metric: nested dict of numbers; see `log_metric`."""
+        for key, value in self._runs.log_metrics(self.id, metrics, step, synchronous, timestamp).items():
+            put(self.metrics, key, value)
+        return self
+
+    def set_tag(self, key: str, value: Any, synchronous: bool | None = None) -> Self:
+        """Set one tag to any JSON value or datetime; keys under `mlflow.` take strings as they are."""
+        return self.set_tags({key: value}, synchronous)
+
+    def set_tags(self, tags: Mapping[str, Any], synchronous: bool | None = None) -> Self:
+        """Set tags: nested dict of JSON values; other tags stay as they are."""
+        for key, text in self._runs.set_tags(self, tags, synchronous).items():
+            put(self.tags, key, text if key.startswith("mlflow.") else decode(text))
+        return self
+
+    def delete_tag(self, key: str) -> Self:
+        """Delete one tag; one that is absent counts as deleted."""
+        self._runs.delete_tag(self.id, key)
+        drop(self.tags, key)
+        return self
+
+    def flush(self, timeout: float | None = None) -> Self:
+        """Return once all that was logged to this run is in the store.
+
+        Args:
+            timeout: seconds; None waits without limit.
+
+        Raises:
+            TimeoutError: it is not after that time; it stays to be delivered.
+        """
+        self._api.services.writes.flush(self.id, timeout)
+        return self
+
+    def metric_history(self, key: str) -> list[Metric]:
+        """All points of a metric, as the store gives them: `key`, `value`, `timestamp` (ms), `step`."""
+        return self._runs.metric_history(self.id, key)

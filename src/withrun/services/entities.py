@@ -1,0 +1,104 @@
+"""From the records of a store to entities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from typing import Protocol
+
+from withrun.backend import ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
+from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
+from withrun.services.tag_keys import DataTranslation, TagKeys
+from withrun.values import Preview, metric_from_store, unflatten
+
+__all__ = ["EntityBuilder", "WholeText", "from_milliseconds", "to_milliseconds"]
+
+
+class WholeText(Protocol):
+    """Fetches the text that a preview stands for from the artifacts of its run."""
+
+    def __call__(self, run_id: str, repo_url: str, preview: Preview) -> str:
+        """The whole text."""
+
+
+class EntityBuilder:
+    """Builds entities out of a store's records.
+
+    Args:
+        keys: the tags that a run's relations are kept in.
+        translation: decodes params and tags.
+        whole: fetches long texts; None leaves previews in their place.
+    """
+
+    def __init__(self, keys: TagKeys, translation: DataTranslation, whole: WholeText | None = None) -> None:
+        self._keys = keys
+        self._translation = translation
+        self._whole = whole
+
+    def experiment(self, record: ExperimentRecord) -> Experiment:
+        """An experiment."""
+        return Experiment(id=record.experiment_id, name=record.name, tags=self._tags(record.tags))
+
+    def run(self, record: RunRecord, exp: Experiment) -> Run:
+        """A run of an experiment."""
+        chosen = next((tag.value for tag in record.tags if tag.key == self._keys.repo), None)
+        suffix = f"/{record.run_id}/artifacts"
+        repo = record.artifact_uri.removesuffix(suffix) if chosen is None else chosen
+        repo_url = record.artifact_uri if chosen is None else chosen.rstrip("/") + suffix
+        whole = self._whole_of(record.run_id, repo_url)
+        return Run(
+            id=record.run_id,
+            name=record.run_name,
+            exp=exp,
+            repo=repo,
+            repo_url=repo_url,
+            tags=self._tags(record.tags, whole),
+            params=self._tags(record.params, whole),
+            metrics=unflatten((m.key, metric_from_store(m.value)) for m in record.metrics),
+            status=RunStatus(record.status),
+            start_time=from_milliseconds(record.start_time),
+            end_time=from_milliseconds(record.end_time),
+        )
+
+    def model(self, record: ModelRecord) -> Model:
+        """A registered model."""
+        return Model(name=record.name, tags=self._tags(record.tags))
+
+    def version(self, record: VersionRecord, model: Model, run: Run | None, source: str) -> ModelVersion:
+        """A model version.
+
+        Args:
+            record: the store's record.
+            model: its model.
+            run: the run that made it, if known.
+            source: URL of its artifact, as resolved.
+        """
+        inside = run is not None and source.startswith(run.repo_url.rstrip("/") + "/")
+        path = source[len(run.repo_url.rstrip("/")) + 1 :].strip("/") if inside and run is not None else ""
+        return ModelVersion(
+            version=record.version,
+            model=model,
+            run=run,
+            path_in_run=path,
+            source="" if path else source,
+            tags=self._tags(record.tags),
+        )
+
+    def _whole_of(self, run_id: str, repo_url: str) -> Callable[[Preview], str] | None:
+        whole = self._whole
+        return None if whole is None else lambda preview: whole(run_id, repo_url, preview)
+
+    def _tags(
+        self, items: Iterable[KeyValue], whole: Callable[[Preview], str] | None = None
+    ) -> dict[str, object]:
+        return self._translation.from_texts(((item.key, item.value) for item in items), whole)
+
+
+def from_milliseconds(moment: int | None) -> datetime | None:
+    """An aware datetime from the milliseconds that a store keeps; 0 and None are no time."""
+    return datetime.fromtimestamp(moment / 1000, timezone.utc) if moment else None
+
+
+def to_milliseconds(moment: datetime) -> int:
+    """Milliseconds since the epoch; a naive datetime means local time."""
+    return round(moment.timestamp() * 1000)

@@ -1,0 +1,171 @@
+"""Registered models and their versions: create, fetch, tag, name by alias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from withrun.backend import Backend, KeyValue, VersionRecord
+from withrun.errors import AlreadyExists, InvalidArgument, NotFound
+from withrun.schema import Model, ModelVersion, Run
+from withrun.services.entities import EntityBuilder
+from withrun.services.runs import RunService
+from withrun.services.tag_keys import DataTranslation
+from withrun.values import check_key
+
+__all__ = ["ModelService"]
+
+
+class ModelService:
+    """What an API does with registered models and model versions, on a backend."""
+
+    def __init__(
+        self, backend: Backend, runs: RunService, build: EntityBuilder, translation: DataTranslation
+    ) -> None:
+        self._backend = backend
+        self._runs = runs
+        self._build = build
+        self._translation = translation
+
+    # --- models ---
+
+    def create(self, name: str, tags: Mapping[str, Any] | None = None) -> Model:
+        """Register a model name."""
+        _check_name(name)
+        texts = self._translation.to_texts(tags or {}, "tag")
+        pairs = tuple(KeyValue(*item) for item in texts.items())
+        try:
+            return self._build.model(self._backend.create_model(name, tags=pairs))
+        except AlreadyExists as exc:
+            raise AlreadyExists(
+                f"a model named {name!r} is registered: get_or_create_model({name!r}) takes it"
+            ) from exc
+
+    def get_or_create(self, name: str) -> Model:
+        """Fetch a registered model, or register its name; another process may do the same at once."""
+        _check_name(name)
+        try:
+            return self.fetch(name)
+        except NotFound:
+            pass
+        try:
+            return self.create(name)
+        except AlreadyExists:
+            return self.fetch(name)
+
+    def fetch(self, name: str) -> Model:
+        """Fetch a registered model."""
+        return self._build.model(self._backend.get_model(name))
+
+    def set_tags(self, name: str, tags: Mapping[str, Any]) -> None:
+        """Set tags on a registered model."""
+        for key, text in self._translation.to_texts(tags, "tag").items():
+            self._backend.set_model_tag(name, key, text)
+
+    def delete_tag(self, name: str, key: str) -> None:
+        """Delete one tag of a registered model."""
+        self._backend.delete_model_tag(name, check_key(key, "tag"))
+
+    # --- versions ---
+
+    def register(
+        self,
+        model: Model,
+        run: Run,
+        path_in_run: str,
+        version: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> ModelVersion:
+        """Register the artifact at `path_in_run` of a run as the next version of a model."""
+        refuse_chosen_version(version)
+        texts = self._translation.to_texts(tags or {}, "tag")
+        source = f"{run.repo_url.rstrip('/')}/{path_in_run}"
+        record = self._backend.create_version(
+            model.name, source, run_id=run.id, tags=tuple(KeyValue(*item) for item in texts.items())
+        )
+        return self._build.version(record, model, run, source)
+
+    def resolve(self, name: str, version: str) -> tuple[str, str]:
+        """The model's name and the version's number, from a number or an alias (`"@champion"`)."""
+        if not version.startswith("@"):
+            return name, version
+        return name, self._backend.get_version_by_alias(name, version[1:]).version
+
+    def fetch_version(self, name: str, version: str) -> ModelVersion:
+        """Fetch a model version by number or alias, with its model and its run."""
+        if version.startswith("@"):
+            record = self._backend.get_version_by_alias(name, version[1:])
+        else:
+            record = self._backend.get_version(name, version)
+        return self.entity(record, self.fetch(name))
+
+    def entity(self, record: VersionRecord, model: Model, run: Run | None = None) -> ModelVersion:
+        """A version from its record; its run is fetched unless given."""
+        if run is None and record.run_id:
+            try:
+                run = self._runs.fetch(record.run_id)
+            except NotFound:
+                run = None  # the run was removed for good, and the registry keeps its versions
+        return self._build.version(record, model, run, self._artifact_url(record, run))
+
+    def of_run(self, run: Run) -> list[VersionRecord]:
+        """Records of the versions that a run made."""
+        found: list[VersionRecord] = []
+        token = ""
+        while True:
+            page = self._backend.search_versions(f"run_id = '{run.id}'", page_token=token)
+            found += page.items
+            token = page.next_token
+            if not token:
+                return found
+
+    def set_version_tags(self, name: str, version: str, tags: Mapping[str, Any]) -> None:
+        """Set tags on a model version."""
+        for key, text in self._translation.to_texts(tags, "tag").items():
+            self._backend.set_version_tag(name, version, key, text)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version, wherever it pointed before."""
+        self._backend.set_alias(name, _check_alias(alias), version)
+
+    def delete_alias(self, name: str, alias: str) -> None:
+        """Remove an alias; one that is absent counts as removed."""
+        self._backend.delete_alias(name, _check_alias(alias))
+
+    def _artifact_url(self, record: VersionRecord, run: Run | None) -> str:
+        """Where a version's artifact lies, with what MLflow's own clients write as its source resolved."""
+        source = record.source
+        scheme = urlsplit(source).scheme
+        if scheme == "runs":
+            run_id, _, path = source.removeprefix("runs:/").lstrip("/").partition("/")
+            owner = run if run is not None and run.id == run_id else self._runs.fetch(run_id)
+            return f"{owner.repo_url.rstrip('/')}/{unquote(path)}".rstrip("/")
+        if scheme == "models":
+            model_id = record.model_id or source.removeprefix("models:/").strip("/")
+            if model_id.startswith("m-"):
+                return self._backend.get_logged_model(model_id).artifact_uri
+            return self._backend.version_download_uri(record.name, record.version)
+        return source
+
+
+def refuse_chosen_version(version: str | None) -> None:
+    """Refuse a version number of the caller's choice: MLflow's registry numbers versions itself."""
+    if version is not None:
+        raise InvalidArgument(
+            f"version {version!r} can't be chosen: this registry numbers versions itself; "
+            "leave `version` out, and keep a name of your own as a tag or an alias"
+        )
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidArgument(f"a model's name is a string with some visible character, not {name!r}")
+    if "/" in name or ":" in name:
+        raise InvalidArgument(f"a model's name has no '/' or ':', which stand in model URIs; got {name!r}")
+
+
+def _check_alias(alias: str) -> str:
+    if not isinstance(alias, str) or not alias.removeprefix("@"):
+        raise InvalidArgument(f"an alias is a non-empty string, not {alias!r}")
+    return alias.removeprefix("@")

@@ -1,0 +1,211 @@
+"""Runs: declare, start, resume, end, fetch, and log to them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from withrun.backend import Backend, KeyValue, Metric, RunRecord
+from withrun.errors import InvalidArgument
+from withrun.schema import Experiment, Run, RunStatus
+from withrun.services.entities import EntityBuilder
+from withrun.services.experiments import ExperimentService
+from withrun.services.long_values import (
+    MAX_PARAM_LENGTH,
+    MAX_TAG_LENGTH,
+    OLD_MAX_TAG_LENGTH,
+    LongValues,
+    max_tag_length,
+)
+from withrun.services.source_tags import source_tags
+from withrun.services.tag_keys import DataTranslation, TagKeys
+from withrun.services.writes import WritePath
+from withrun.values import check_key, metrics_to_floats
+
+__all__ = ["RunService", "now_ms"]
+
+
+class RunService:
+    """What an API does with runs, on a backend and a write path."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        writes: WritePath,
+        experiments: ExperimentService,
+        long_values: LongValues,
+        build: EntityBuilder,
+        keys: TagKeys,
+        translation: DataTranslation,
+    ) -> None:
+        self._backend = backend
+        self._writes = writes
+        self._experiments = experiments
+        self._long_values = long_values
+        self._build = build
+        self._keys = keys
+        self._translation = translation
+
+    # --- life ---
+
+    def create(
+        self,
+        exp: Experiment,
+        name: str | None,
+        tags: Mapping[str, Any] | None,
+        repo: str | None,
+        parent_id: str | None,
+        *,
+        scheduled: bool = False,
+    ) -> Run:
+        """Create a run: RUNNING, or SCHEDULED if it is only declared."""
+        if name is not None and not isinstance(name, str):
+            raise InvalidArgument(f"a run's name is a string, not {name!r:.100}")
+        texts = source_tags() | self._translation.to_texts(tags or {}, "tag")
+        texts[self._keys.uid] = uuid.uuid4().hex
+        if parent_id is not None:
+            texts[self._keys.parent] = parent_id
+        if repo is not None:
+            texts[self._keys.repo] = repo
+        stored, whole = self._shorten_tags(texts)
+        record = self._backend.create_run(
+            exp.id,
+            run_name=name or None,
+            start_time=now_ms(),
+            tags=tuple(KeyValue(*item) for item in stored.items()),
+        )
+        run = self._build.run(record, exp) if not whole else self._after_spill(record, exp, whole)
+        if scheduled:
+            self._backend.update_run(run.id, status=RunStatus.SCHEDULED.value)
+            run.status = RunStatus.SCHEDULED
+        return run
+
+    def _after_spill(self, record: RunRecord, exp: Experiment, whole: list[str]) -> Run:
+        # The whole texts can only go where the run's artifacts are, which is known once it is created.
+        bare = RunRecord(**{f: getattr(record, f) for f in record.__struct_fields__ if f != "tags"})
+        self._long_values.publish(self._build.run(bare, exp), whole)
+        return self._build.run(record, exp)
+
+    def set_running(self, run_id: str) -> None:
+        """Set a declared run, or one that is over, RUNNING."""
+        self._backend.update_run(run_id, status=RunStatus.RUNNING.value)
+
+    def end(self, run_id: str, status: RunStatus) -> int:
+        """End a run once all that was logged is delivered; returns the end time in ms since the epoch."""
+        end_time = now_ms()
+        self._writes.end(run_id, status, end_time)
+        return end_time
+
+    def fetch(self, run_id: str) -> Run:
+        """Fetch a run, with all that was logged to it here."""
+        self._writes.flush(run_id)
+        record = self._backend.get_run(run_id)
+        return self._build.run(record, self._experiments.known(record.experiment_id))
+
+    def delete(self, run_id: str) -> None:
+        """Mark a run deleted."""
+        self._writes.flush(run_id)
+        self._backend.delete_run(run_id)
+
+    def restore(self, run_id: str) -> None:
+        """Undo `delete`."""
+        self._backend.restore_run(run_id)
+
+    def parent_id(self, run: Run) -> str | None:
+        """ID of the run that this one is a child of, or None."""
+        node: Any = run.tags
+        for part in self._keys.parent.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return node if isinstance(node, str) else None
+
+    # --- logging ---
+
+    def encode_params(self, params: Mapping[str, Any]) -> dict[str, str]:
+        """Check params; returns their flat keys and whole texts."""
+        return self._translation.to_texts(params, "param")
+
+    def log_params(self, run: Run | str, texts: dict[str, str], synchronous: bool | None = None) -> None:
+        """Log params that `encode_params` made."""
+        stored, whole = self._long_values.shorten(texts, MAX_PARAM_LENGTH, "param")
+        self._publish(run, whole)
+        self._writes.log(_id(run), params=stored, synchronous=synchronous)
+
+    def set_tags(
+        self, run: Run | str, tags: Mapping[str, Any], synchronous: bool | None = None
+    ) -> dict[str, str]:
+        """Set tags; returns their flat keys and whole texts."""
+        texts = self._translation.to_texts(tags, "tag")
+        stored, whole = self._shorten_tags(texts)
+        self._publish(run, whole)
+        self._writes.log(_id(run), tags=stored, synchronous=synchronous)
+        return texts
+
+    def _publish(self, run: Run | str, whole: list[str]) -> None:
+        if whole:
+            self._long_values.publish(run if isinstance(run, Run) else self.fetch(run), whole)
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Delete one tag; one that is absent counts as deleted."""
+        self._writes.delete_tag(run_id, check_key(key, "tag"))
+
+    def log_metrics(
+        self,
+        run_id: str,
+        metrics: Mapping[str, Any],
+        step: int | None = None,
+        synchronous: bool | None = None,
+        timestamp: int | None = None,
+    ) -> dict[str, float]:
+        """Log one point of each metric; returns their flat keys and values."""
+        values = metrics_to_floats(metrics)
+        moment = now_ms() if timestamp is None else _whole_number(timestamp, "timestamp", least=0)
+        at = 0 if step is None else _whole_number(step, "step")
+        points = [Metric(key, value, moment, at) for key, value in values.items()]
+        self._writes.log(run_id, metrics=points, synchronous=synchronous)
+        return values
+
+    def metric_history(self, run_id: str, key: str) -> list[Metric]:
+        """All points of one metric."""
+        self._writes.flush(run_id)
+        points: list[Metric] = []
+        token = ""
+        while True:
+            page = self._backend.metric_history(run_id, check_key(key, "metric"), page_token=token)
+            points += page.items
+            token = page.next_token
+            if not token:
+                return points
+
+    def _shorten_tags(self, texts: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+        longest = max(map(len, texts.values()), default=0)
+        # Asked for only where the answer matters, because it takes a request.
+        limit = self._tag_limit if longest > OLD_MAX_TAG_LENGTH else MAX_TAG_LENGTH
+        return self._long_values.shorten(texts, limit, "tag")
+
+    @cached_property
+    def _tag_limit(self) -> int:
+        return max_tag_length(self._backend.server_info().version)
+
+
+def _id(run: Run | str) -> str:
+    return run.id if isinstance(run, Run) else run
+
+
+def now_ms() -> int:
+    """The current time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _whole_number(value: Any, what: str, least: int = -(2**63)) -> int:
+    """An int64, from anything that is one exactly."""
+    number = value.item() if hasattr(value, "item") and not isinstance(value, (int, float)) else value
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 2**63:
+        raise InvalidArgument(
+            f"{what} {value!r:.100} is no whole number" + ("" if least < 0 else f" from {least}")
+        )
+    return number
