@@ -13,6 +13,7 @@ WithrunError
 ├── ServerError                           the server answered, and refused or failed (.status, .code)
 ├── ServerUnreachable (ConnectionError)   no answer from the server
 ├── ArtifactNotFound (FileNotFoundError)  a run or version holds nothing at that path
+│   └── ArtifactNotCached (OfflineError)  … as far as the cache goes, and the API is offline
 ├── FailedToPublishArtifact               publishing failed; .source names what was kept
 ├── TransferError                         an upload or download failed
 ├── CacheError                            the cache can't be used as asked
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlreadyExists",
+    "ArtifactNotCached",
     "ArtifactNotFound",
     "CacheError",
     "FailedToPublishArtifact",
@@ -111,6 +113,10 @@ class ServerUnreachable(WithrunError, ConnectionError):
 
 class ArtifactNotFound(WithrunError, FileNotFoundError):
     """A run or model version holds nothing at that path."""
+
+
+class ArtifactNotCached(OfflineError, ArtifactNotFound):
+    """The API is offline, and its cache does not hold the artifact."""
 
 
 class FailedToPublishArtifact(WithrunError):

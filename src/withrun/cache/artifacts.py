@@ -1,0 +1,331 @@
+"""ArtifactCache: local copies of artifacts that are whole or not there.
+
+A copy is filled in a folder of its own (`part/`), sealed (see `manifest.py`), renamed to a version, and
+served from the moment that the pointer `current` is swapped to it. So a look-up needs no lock, a process that
+is killed at any moment leaves nothing that reads as a hit, and who reads a version while a newer one comes
+goes on reading it. `layout.py` shows the folders.
+
+A cached folder serves everything below it. Where several copies cover a path, the newest decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from withrun.cache import lending
+from withrun.cache.layout import Key
+from withrun.cache.locks import exclusive, reading, try_exclusive
+from withrun.cache.manifest import seal
+from withrun.cache.versions import (
+    CURRENT,
+    began,
+    name_for,
+    note_use,
+    remove_old,
+    serve,
+    served,
+    unserve,
+    versions,
+)
+from withrun.errors import ArtifactNotFound, CacheError, WithrunError
+
+__all__ = ["ArtifactCache"]
+
+_PART = "part"
+
+_RESUME_WITHIN = 6 * 3600.0
+"""Seconds after which a cut-off pull is not gone on with: it may hold files that the repo has lost since."""
+
+_ATTEMPTS = 5
+
+
+class ArtifactCache:
+    """The artifacts below a cache folder, shared with every thread and process that uses the folder.
+
+    Args:
+        root: the `cache_dir`; made when something is first put there.
+        portable: write versions in the place of pointers to them, so that tools that lose symlinks can copy
+            the result anywhere. For exports; replacing what is there is not one step then.
+    """
+
+    def __init__(self, root: Path, *, portable: bool = False) -> None:
+        self.root = root
+        self._portable = portable
+        self.artifacts = root / "artifacts"
+        self._base = str(self.artifacts)  # looking up is hot, and strings are quicker than paths
+
+    # --- looking up ---
+
+    def find(self, key: Key) -> Path | None:
+        """Return the path of a cached copy, and note its use; None if there is none."""
+        version, path = self._cover(key)
+        if version is None or path is None:
+            return None
+        note_use(version)
+        return Path(path)
+
+    def covers(self, key: Key) -> bool:
+        """Tell whether the cache holds a copy of this, or of a folder that this would lie in."""
+        return self._cover(key)[0] is not None
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path lies in this cache; a link elsewhere that leads into it does not."""
+        real = Path(os.path.realpath(path.parent)) / path.name
+        return real.is_relative_to(os.path.realpath(self.artifacts))
+
+    def lasting(self, path: Path) -> Path:
+        """Return a path that leads to what `path`, of a cached copy, does, and later to a newer copy."""
+        real = Path(os.path.realpath(path.parent)) / path.name
+        owner, entry, _, *rest = real.relative_to(os.path.realpath(self.artifacts)).parts
+        return self.artifacts.joinpath(owner, entry, CURRENT, *rest)
+
+    @contextlib.contextmanager
+    def reading(self, key: Key) -> Iterator[Path | None]:
+        """Give the path of a cached copy, which stays until the block is left; None if there is none."""
+        while True:
+            version, path = self._cover(key)
+            if version is None or path is None:
+                yield None
+                return
+            with contextlib.ExitStack() as stack:
+                try:
+                    free = stack.enter_context(reading(Path(version)))
+                except FileNotFoundError:
+                    continue
+                if not free or not os.path.lexists(path):
+                    continue  # it is being removed; there may be a newer one
+                note_use(version)
+                yield Path(path)
+                return
+
+    def _cover(self, key: Key) -> tuple[str | None, str | None]:
+        """Find the newest version that covers `key`, and the path of `key` in it if it is there."""
+        newest, version, path = -1, None, ""
+        rest, at = "", key
+        while True:
+            folder = f"{self._base}/{at.folder}"
+            name = served(folder)
+            if name is not None and began(name) > newest:
+                newest, version = began(name), f"{folder}/{name}"
+                path = f"{version}/content/{at.name}{rest}"
+            if not at.path:
+                break
+            rest = f"/{at.name}{rest}"
+            at = at.above()
+        if version is None:
+            return None, None
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            # Either it is not in that folder, or the folder was removed just now and tells nothing.
+            return (version if os.path.lexists(version) else None), None
+        # Sealed copies hold no links: if there is one, somebody tampered with it.
+        return (version, path) if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else (None, None)
+
+    # --- filling ---
+
+    def fill(self, key: Key, write: Callable[[Path], None], *, since: int = 0) -> Path:
+        """Put a copy of an artifact into the cache and return its path.
+
+        One thread of one process at a time fills an artifact; who waited for it takes its result.
+
+        Args:
+            key: the artifact.
+            write: is given a path in an existing folder, to put the file or folder there. The path may hold
+                what an interrupted fill left.
+            since: a copy whose fill began no earlier (nanoseconds since the epoch) is taken as it is; 0 takes
+                any.
+
+        Raises:
+            CacheError: it can't be written (disk full, no permission), or is not fit to be served.
+        """
+        with _explained(key, self.root), exclusive(self._lock(key.folder), what=str(key)):
+            for _ in range(_ATTEMPTS):
+                version, path = self._cover(key)
+                if version is not None and path is not None and began(Path(version).name) >= since:
+                    return Path(path)
+                after = began(Path(version).name) if version is not None else 0
+                found = self._fill_once(key, write, after=after)
+                if found is not None:
+                    return found
+        raise CacheError(
+            f"Others published to {key} each of the {_ATTEMPTS} times that it was pulled, so no copy of it "
+            "would hold. Try again when they have finished."
+        )
+
+    def _fill_once(self, key: Key, write: Callable[[Path], None], *, after: int) -> Path | None:
+        """Fill, seal and serve; None if something was published meanwhile."""
+        folder = self.artifacts / key.folder
+        part = folder / _PART
+        content = part / "content" / key.name
+        changes = self._open_part(key, part)
+        start = max(time.time_ns(), after + 1)
+        try:
+            write(content)
+            manifest = seal(content, owner=key.owner, path=key.path)
+            (part / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+        except Exception as error:
+            if isinstance(error, ArtifactNotFound) or _is_disk_full(error, self.root):
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+        version = folder / name_for(start)
+        part.rename(version)
+        version = serve(folder, version, portable=self._portable)
+        # In this order: who publishes announces it first and looks for what is served second.
+        if self._changes(key.owner) != changes:
+            unserve(folder)
+            remove_old(folder)
+            return None
+        remove_old(folder, keep=0 if self._portable else 1)
+        return version / "content" / key.name
+
+    def _open_part(self, key: Key, part: Path) -> str:
+        """Make the folder to fill, or keep what an interrupted fill left if it is still good."""
+        while True:
+            changes = self._changes(key.owner)
+            try:
+                fresh = time.time() - part.stat().st_mtime < _RESUME_WITHIN
+                if fresh and (part / "changes").read_text() == changes:
+                    return changes
+            except FileNotFoundError:
+                pass
+            if part.exists():
+                shutil.rmtree(part)
+            with contextlib.suppress(FileNotFoundError):  # a cleaning removed the folder above just now
+                (part / "content").mkdir(parents=True, exist_ok=True)
+                (part.parent / "path.json").write_bytes(msgspec.json.encode(key.path))
+                (part / "changes").write_text(changes)
+
+    # --- lending and forgetting ---
+
+    def lend(self, copy: Path, source: Path) -> None:
+        """Replace the user's own `source` by a link to its copy, the path that `fill` returned."""
+        lending.lend(copy, source)
+
+    def forget(self, key: Key) -> None:
+        """Serve nothing any more that overlaps `key`: something was, or is about to be, published there.
+
+        Copies that are being read, or that a user's own file is a link to, stay on the disk for as long as
+        that lasts. A pull that is under way starts again.
+        """
+        self._drop(key, give_back=False)
+
+    def clean(self, key: Key) -> None:
+        """Remove what overlaps `key`; what was lent is given back to its user first."""
+        self._drop(key, give_back=True)
+
+    def clean_all(self) -> None:
+        """Remove all artifacts, as `clean` does."""
+        for owner in self.owners():
+            self.clean(Key(owner, ""))
+
+    def owners(self) -> list[str]:
+        """Return the names of all owners that something is cached of."""
+        try:
+            return sorted(
+                entry.name for entry in os.scandir(self._base) if entry.is_dir(follow_symlinks=False)
+            )
+        except FileNotFoundError:
+            return []
+
+    def folders(self, owner: str) -> Iterator[tuple[Path, Key | None]]:
+        """Yield the folders of an owner's entries, each with what it is for; None if that can't be read."""
+        try:
+            found = sorted(path for path in (self.artifacts / owner).iterdir() if path.is_dir())
+        except FileNotFoundError:
+            return
+        for folder in found:
+            yield folder, _key_of(folder)
+
+    def _drop(self, key: Key, *, give_back: bool) -> None:
+        home = self.artifacts / key.owner
+        if not home.is_dir():
+            return
+        with _explained(key, self.root):
+            self._announce(home)
+            for folder, found in self.folders(key.owner):
+                if found is None or found.overlaps(key.path):
+                    self._drop_entry(folder, give_back=give_back)
+            if os.listdir(home) == ["changes"]:  # noqa: PTH208 - names are what is compared
+                (home / "changes").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a new pull came
+                    home.rmdir()
+
+    def _drop_entry(self, folder: Path, *, give_back: bool) -> None:
+        if give_back:
+            for version in versions(folder):
+                lending.give_back(version)
+        unserve(folder)
+        with try_exclusive(self._lock(f"{folder.parent.name}/{folder.name}")) as held:
+            if not held:
+                return  # a pull is under way there; it removes what is old when it is done
+            remove_old(folder)
+            shutil.rmtree(folder / _PART, ignore_errors=True)
+            if not versions(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _lock(self, folder: str) -> Path:
+        return self.root / "locks" / f"{folder.replace('/', '.')}.lock"
+
+    # --- the mark of what was published ---
+
+    def _changes(self, owner: str) -> str:
+        try:
+            return (self.artifacts / owner / "changes").read_text()
+        except FileNotFoundError:
+            return ""
+
+    def _announce(self, home: Path) -> None:
+        fresh = home / f"changes.{secrets.token_hex(8)}"
+        try:
+            fresh.write_text(secrets.token_hex(8))
+            fresh.replace(home / "changes")
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+
+
+def _key_of(folder: Path) -> Key | None:
+    try:
+        path = msgspec.json.decode((folder / "path.json").read_bytes(), type=str)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return Key(folder.parent.name, path)
+
+
+def _is_disk_full(error: BaseException, root: Path) -> bool:
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, OSError) and at.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        at = at.__cause__
+    # A subprocess that transfers says it in its own words.
+    return shutil.disk_usage(root).free < 1 << 20
+
+
+@contextlib.contextmanager
+def _explained(key: Key, root: Path) -> Iterator[None]:
+    try:
+        yield
+    except WithrunError:
+        raise
+    except OSError as error:
+        way_out = (
+            "Make room (`withrun cache --max-size` trims it) or choose another `cache_dir`."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "Make the cache folder writable, or choose another `cache_dir`."
+        )
+        raise CacheError(
+            f"Can't keep {key} in the cache {str(root)!r}: {error.strerror or error}"
+            f"{f' ({error.filename!r})' if error.filename else ''}. {way_out}"
+        ) from error

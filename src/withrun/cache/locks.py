@@ -1,0 +1,100 @@
+"""Locks on what the cache holds: one writer per artifact, and a mark of those who are reading.
+
+The writer's lock (filelock) excludes threads and processes alike; the kernel drops it when its holder dies.
+Readers hold a shared lock on the version that they read, so that it is not removed under them; it costs a
+reader some microseconds and never waits for a writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from withrun.errors import CacheError
+
+__all__ = ["exclusive", "reading", "removing", "try_exclusive"]
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, *, what: str) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for as long as another thread or process does.
+
+    Args:
+        path: the lock file; made if it is not there, and left there, because removing it would let two
+            holders in.
+        what: names what is locked in an error.
+    """
+    lock = _lock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise CacheError(
+            f"Can't lock {what} in the cache, with {str(path)!r}: {error.strerror or error}. "
+            "Make the cache folder writable, or choose another `cache_dir`."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def try_exclusive(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` if nobody else does; gives whether it is held."""
+    lock = _lock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    # One object per use: flock on descriptors of their own excludes threads too.
+    return FileLock(path, poll_interval=0.02)
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[bool]:
+    """Mark `folder` as being read, so that it is not removed; gives False if it is being removed just now.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    with _locked(folder, fcntl.LOCK_SH) as free:
+        yield free
+
+
+@contextlib.contextmanager
+def removing(folder: Path) -> Iterator[bool]:
+    """Keep readers out of `folder` while it is removed; gives False if somebody reads it."""
+    with _locked(folder, fcntl.LOCK_EX) as free:
+        yield free
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[bool]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        except OSError:
+            # A file system without locks: there is nobody to ask, and no remover who would be told.
+            free = kind == fcntl.LOCK_SH
+        yield free
+    finally:
+        os.close(descriptor)

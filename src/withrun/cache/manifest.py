@@ -1,0 +1,143 @@
+"""The manifest of a cached artifact: its files with size and hash, made when it is sealed.
+
+Sealing is what turns a folder that was just filled into one that may be served: every file is hashed, written
+through to the disk and write-protected, and whatever is neither file nor folder is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from withrun.errors import CacheError
+
+__all__ = ["FileRecord", "Manifest", "differences", "protect", "seal", "unprotect"]
+
+_CHUNK = 1 << 20
+_WORKERS = 4
+_WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """A file's size in bytes and the SHA-256 of its content."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a cached artifact is, and what it holds.
+
+    Attributes:
+        owner: the run, or the outside source, that it belongs to, as the cache names it.
+        path: its path there; empty for all of it.
+        is_file: whether it is a single file; `files` then holds it under its name.
+        files: by path below the artifact, POSIX.
+    """
+
+    owner: str
+    path: str
+    is_file: bool
+    files: dict[str, FileRecord]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(record.size for record in self.files.values())
+
+
+def seal(content: Path, *, owner: str, path: str) -> Manifest:
+    """Hash, sync and write-protect the file or folder `content`; folders stay writable, to be removable.
+
+    Raises:
+        CacheError: nothing is there, or something that is neither a file nor a folder: what comes from a
+            store is served only if it can't lead elsewhere.
+    """
+    try:
+        status = content.lstat()
+    except FileNotFoundError as error:
+        raise CacheError(
+            f"Nothing arrived at {str(content)!r}, though the transfer reported success."
+        ) from error
+    is_file = stat.S_ISREG(status.st_mode)
+    files = [(content.name, content)] if is_file else list(_files(content, ""))
+    with ThreadPoolExecutor(min(_WORKERS, len(files) or 1), "withrun-cache") as pool:
+        records = dict(pool.map(_seal_file, files))
+    return Manifest(owner=owner, path=path, is_file=is_file, files=records)
+
+
+def differences(content: Path, manifest: Manifest) -> list[str]:
+    """Compare what lies at `content` with its manifest; says in words what differs."""
+    found: list[str] = []
+    for relative, record in manifest.files.items():
+        file = content if manifest.is_file else content / relative
+        try:
+            size = file.lstat().st_size
+            if size != record.size:
+                found.append(f"{relative}: {size:,} bytes in place of {record.size:,}")
+            elif _sha256(file) != record.sha256:
+                found.append(f"{relative}: other content than was pulled")
+        except OSError as error:
+            found.append(f"{relative}: {error.strerror}")
+    if not manifest.is_file and content.is_dir():
+        extra = {relative for relative, _ in _files(content, "")} - manifest.files.keys()
+        found += [f"{relative}: was not there when it was pulled" for relative in sorted(extra)]
+    return found
+
+
+def protect(content: Path) -> None:
+    """Take the right to write from a file, or from a folder's files, as sealing does."""
+    for file in _each(content):
+        file.chmod(stat.S_IMODE(file.stat().st_mode) & ~_WRITE)
+
+
+def unprotect(content: Path) -> None:
+    """Give the owner of a file, or of a folder's files, the right to write back."""
+    for file in _each(content):
+        file.chmod(stat.S_IMODE(file.stat().st_mode) | stat.S_IWUSR)
+
+
+def _each(content: Path) -> list[Path]:
+    return [content] if content.is_file() else [file for _, file in _files(content, "")]
+
+
+def _files(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    mode = folder.lstat().st_mode
+    if not stat.S_ISDIR(mode):
+        raise CacheError(f"{str(folder)!r} is neither a file nor a folder; such things are not cached.")
+    if mode & stat.S_IRWXU != stat.S_IRWXU:
+        folder.chmod(stat.S_IMODE(mode) | stat.S_IRWXU)
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_file(follow_symlinks=False):
+                yield prefix + entry.name, Path(entry.path)
+            else:
+                yield from _files(Path(entry.path), f"{prefix}{entry.name}/")
+
+
+def _seal_file(file: tuple[str, Path]) -> tuple[str, FileRecord]:
+    relative, path = file
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb", buffering=0) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+        # Else a power cut after the rename could leave a whole name with an empty file behind it.
+        os.fsync(stream.fileno())
+        os.fchmod(stream.fileno(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & ~_WRITE)
+    return relative, FileRecord(size, digest.hexdigest())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""Versions: the complete copies in one entry's folder, and the pointer that says which of them is served.
+
+Everything that changes a folder is called by the holder of the artifact's lock, but for `unserve`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from withrun.cache import lending
+from withrun.cache.locks import removing
+from withrun.cache.manifest import Manifest
+
+__all__ = [
+    "CURRENT",
+    "began",
+    "name_for",
+    "note_use",
+    "read_manifest",
+    "remove_old",
+    "serve",
+    "served",
+    "unserve",
+    "versions",
+]
+
+CURRENT = "current"
+
+_USE_INTERVAL = 60.0
+"""Seconds between two notes of an artifact's use: looking one up writes nothing most of the time."""
+
+_VERSION = re.compile(r"v[0-9a-f]{16}")
+
+
+def name_for(began: int) -> str:
+    """Return the name of a version whose pull began then (nanoseconds since the epoch)."""
+    return f"v{began:016x}"
+
+
+def began(name: str) -> int:
+    """Return when the pull of a version began; 0 for an exported copy."""
+    return int(name[1:], 16) if _VERSION.fullmatch(name) else 0
+
+
+def served(folder: str) -> str | None:
+    """Return the name, in an entry's folder, of the version that is served; None if none is."""
+    try:
+        name = os.readlink(f"{folder}/{CURRENT}")  # noqa: PTH115 - hot
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return CURRENT  # no pointer but the version itself, as exports have it
+    return name if _VERSION.fullmatch(name) else None
+
+
+def serve(folder: Path, version: Path, *, portable: bool) -> Path:
+    """Make `version` the one that is served, in one step for every reader; returns its path from now on."""
+    pointer = folder / CURRENT
+    if portable:
+        if pointer.is_symlink():
+            pointer.unlink()
+        elif pointer.exists():
+            pointer.rename(folder / name_for(0))
+        version.rename(pointer)
+        return pointer
+    fresh = folder / f"{CURRENT}.{secrets.token_hex(8)}"
+    fresh.symlink_to(version.name)
+    if pointer.is_dir() and not pointer.is_symlink():
+        pointer.rename(folder / name_for(0))  # an export that became a cache
+    fresh.replace(pointer)
+    _sync(folder)
+    return version
+
+
+def unserve(folder: Path) -> None:
+    """Serve nothing from an entry's folder any more; in one step, with or without the lock."""
+    pointer = folder / CURRENT
+    try:
+        pointer.unlink()
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):  # macOS says EPERM of a folder
+        if pointer.is_symlink() or not pointer.is_dir():
+            raise
+        pointer.rename(folder / name_for(time.time_ns()))
+
+
+def versions(folder: Path) -> list[Path]:
+    """Return all versions in an entry's folder, the newest first."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - names are what is matched
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names, reverse=True) if _VERSION.fullmatch(name)]
+
+
+def remove_old(folder: Path, *, keep: int = 0) -> None:
+    """Remove the versions that are not served, are not being read, and are not lent to a user.
+
+    Args:
+        folder: the entry's.
+        keep: how many of the newest stay all the same, for who was given their path a moment ago.
+    """
+    current = served(str(folder))
+    old = [version for version in versions(folder) if version.name != current]
+    for version in old[keep:]:
+        if lending.is_lent(version):
+            continue
+        with removing(version) as free:
+            if free:
+                shutil.rmtree(version)
+    for stray in folder.glob(f"{CURRENT}.*"):  # a process died between making and swapping it
+        stray.unlink(missing_ok=True)
+
+
+def read_manifest(version: Path) -> Manifest | None:
+    """Return a version's manifest; None if it has none that can be read."""
+    try:
+        return msgspec.json.decode((version / "manifest.json").read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def note_use(version: str) -> None:
+    """Remember that a version was used now; cheap, and good to a minute."""
+    # A cache that can't be written to (an export in an image) is never trimmed either.
+    with contextlib.suppress(OSError):
+        if time.time() - os.stat(version).st_mtime > _USE_INTERVAL:  # noqa: PTH116 - hot
+            os.utime(version)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

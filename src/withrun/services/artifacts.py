@@ -1,0 +1,389 @@
+"""ArtifactService: what an API does with artifacts of runs and of model versions.
+
+Each verb takes a `Location` (`of_run`, `of_version`), so that there is one of each for both. Artifacts of a
+local repo are used where they lie, unless `cache_local_artifacts`; all others go through the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from withrun.cache.artifacts import ArtifactCache
+from withrun.cache.lending import replace_by_link
+from withrun.cache.manifest import protect
+from withrun.contract.types import Source
+from withrun.errors import (
+    ArtifactNotCached,
+    ArtifactNotFound,
+    CacheError,
+    FailedToPublishArtifact,
+    InvalidArgument,
+    OfflineError,
+)
+from withrun.schema import Run
+from withrun.services import source as sources
+from withrun.services.location import Location, of_run, of_version
+from withrun.services.placing import place
+from withrun.services.source import Choices, Snapshot
+from withrun.transfer.urls import local_path, redact
+
+if TYPE_CHECKING:
+    import httpx
+
+    from withrun.transfer.file_transfer import FileTransfer
+    from withrun.transfer.objmeta import ObjMeta
+
+__all__ = ["ArtifactService", "Location", "of_run", "of_version"]
+
+T = TypeVar("T")
+
+
+class ArtifactService:
+    """Publishes, pulls, places and lists artifacts, by the rules of one API's configuration.
+
+    Args:
+        transfer: moves and lists files.
+        cache: the API's artifact cache; None if it has none.
+        http: gives the tracking server's HTTP client, or None for a store without one. Called when an
+            artifact is to be moved or listed, never for one that is in the cache.
+        temp_artifacts_dir: where dumpers write.
+        offline_mode: nothing is published, and nothing pulled but from local repos.
+        pull_artifacts_in_offline_mode: offline, artifacts are pulled all the same.
+        cache_local_artifacts: local repos are cached as remote ones are.
+        always_pull_artifacts: what is cached is pulled again whenever it is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        transfer: FileTransfer,
+        cache: ArtifactCache | None,
+        http: Callable[[], httpx.Client | None],
+        temp_artifacts_dir: Path,
+        offline_mode: bool = False,
+        pull_artifacts_in_offline_mode: bool = False,
+        cache_local_artifacts: bool = False,
+        always_pull_artifacts: bool = False,
+    ) -> None:
+        self._transfer = transfer
+        self._cache = cache
+        self._http = http
+        self._temp = temp_artifacts_dir
+        self._offline = offline_mode
+        self._may_pull = pull_artifacts_in_offline_mode or not offline_mode
+        self._cache_local = cache_local_artifacts
+        self._always_pull = always_pull_artifacts and self._may_pull
+
+    # --- publishing ---
+
+    def log(
+        self,
+        run: Run,
+        source: Source,
+        path_in_run: str | None = None,
+        *,
+        keep_the_source: bool | None = None,
+        allow_duplication: bool | None = None,
+        use_cache: bool | None = None,
+    ) -> Location:
+        """Publish a file or folder to a run; adds and replaces file by file, deletes nothing.
+
+        All that can be judged without the store (options, paths, the source) is judged before anything
+        happens.
+
+        Returns:
+            where it lies now.
+
+        Raises:
+            InvalidArgument: the options contradict one another.
+            IllegalPath: `path_in_run` is absolute, climbs, or is empty for a dumper.
+            ArtifactNotFound: there is no source.
+            CacheError: the source is in the cache; or it was published, and could not be cached.
+            FailedToPublishArtifact: names the source, or what the dumper wrote, which is kept.
+            OfflineError: the API is offline.
+        """
+        path = sources.path_of(source)
+        where = of_run(run, sources.target_path(path, path_in_run))
+        if self._offline:
+            raise OfflineError(
+                f"Can't publish {where}: this API is offline. Use one that is not, or an offline run."
+            )
+        choices = sources.choose(
+            dumper=path is None,
+            local=self._is_local(where),
+            cache_exists=self._cache is not None,
+            cache_local=self._cache_local,
+            keep_the_source=keep_the_source,
+            allow_duplication=allow_duplication,
+            use_cache=use_cache,
+        )
+        if path is not None:
+            self._check_source(path, where, choices)
+            self._publish(path, where, choices)
+        else:
+            assert callable(source)  # noqa: S101 - `path_of` checked it; this tells the type checker
+            with sources.dumped(source, where.key.name, self._temp) as written:
+                self._publish(written, where, choices)
+        return where
+
+    def _check_source(self, source: Path, where: Location, choices: Choices) -> None:
+        if self._cache is not None and self._cache.holds(source):
+            raise CacheError(
+                f"Can't publish {str(source)!r}: it is in the cache {str(self._cache.root)!r}, which may "
+                "remove it at any time. Place or export it elsewhere, and publish that."
+            )
+        target = where.local()
+        if target is not None and not choices.keep and source.resolve() == target.resolve():
+            raise InvalidArgument(
+                f"Can't publish {str(source)!r} and remove it: it lies in its place in the run already. "
+                "Leave out keep_the_source=False."
+            )
+
+    def _publish(self, source: Path, where: Location, choices: Choices) -> None:
+        snapshot = Snapshot(source)
+        # Before, so that a process that dies half-way leaves no copy that is no longer true; after, because
+        # another one may have pulled in between.
+        self._forget(where)
+        try:
+            self._transfer.push(source, where.url, http=self._client(where))
+        except Exception as error:
+            self._forget(where)
+            raise FailedToPublishArtifact(
+                f"Could not publish {str(source)!r} to {where}, at {redact(where.url)!r}: {error}\n"
+                f"The source is kept at {str(source)!r}; publish it again from there.",
+                source=source,
+            ) from error
+        except BaseException as error:
+            sources.add_note(
+                error, f"Publishing {str(source)!r} to {where} was interrupted; the source is kept."
+            )
+            self._forget(where)
+            raise
+        self._forget(where)
+        self._settle(snapshot, where, choices)
+
+    def _settle(self, snapshot: Snapshot, where: Location, choices: Choices) -> None:
+        """Cache, link or remove a source that was published, as was chosen."""
+        source = snapshot.source
+        whole = None
+        if choices.use_cache and self._cache is not None:
+            whole = self._cache_published(snapshot, where, share=choices.link or not choices.keep)
+        if not choices.keep:
+            sources.remove(snapshot)
+        elif choices.link and not source.is_symlink() and snapshot.holds():
+            if whole is not None and self._cache is not None:
+                self._cache.lend(whole, source)
+            elif not choices.use_cache:
+                repo = where.local()
+                if repo is not None and source.resolve() != repo.resolve():
+                    replace_by_link(source.absolute(), repo)
+
+    def _cache_published(self, snapshot: Snapshot, where: Location, *, share: bool) -> Path | None:
+        """Cache what was published; from the source, or by a pull (returning None) if the repo holds more."""
+        assert self._cache is not None  # noqa: S101 - told by the caller
+        since = time.time_ns()
+        whole = snapshot.tree.is_file or self._repo_equals(snapshot, where)
+        try:
+            if whole and snapshot.holds():
+                return self._cache.fill(
+                    where.key, lambda part: sources.replicate(snapshot.source, part, share=share), since=since
+                )
+            self._pull(where, since=since)
+        except CacheError as error:
+            raise CacheError(
+                f"{where} was published, but could not be cached. {error} {str(snapshot.source)!r} is kept."
+            ) from error
+        return None
+
+    def _repo_equals(self, snapshot: Snapshot, where: Location) -> bool:
+        found = self._transfer.ls(where.url, recursive=True, http=self._client(where))
+        if not isinstance(found, list):
+            return False
+        return {meta.Path for meta in found if not meta.IsDir} == {
+            file.relative for file in snapshot.tree.files
+        }
+
+    # --- reading ---
+
+    def get(self, where: Location) -> Path:
+        """Return a local path of an artifact, pulled if it is not cached.
+
+        Raises:
+            ArtifactNotFound: nothing is there.
+            ArtifactNotCached: offline, and the cache does not hold it.
+        """
+        # A cached copy first: this is the quick way, and it must stay so.
+        if (
+            self._cache is not None
+            and not self._always_pull
+            and (self._cache_local or not self._is_direct(where))
+        ):
+            found = self._cache.find(where.key)
+            if found is not None:
+                return found
+        return self._get_slowly(where)
+
+    def cache(self, where: Location) -> Path:
+        """Pull an artifact into the cache, even if it is there; one in a local repo stays where it is."""
+        if self._is_direct(where):
+            return self._in_repo(where)
+        self._check_may_pull(where)
+        return self._pull(where, since=time.time_ns())
+
+    def load(self, where: Location, loader: Callable[[Path], T]) -> T:
+        """Return what `loader` makes of a local path of an artifact, which stays for as long as it reads."""
+        with self._held(where) as path:
+            return loader(path)
+
+    def place(
+        self, where: Location, target: Path | str, *, overwrite: bool = False, link: bool = True
+    ) -> Path:
+        """Put an artifact at `target`, as a link or as a write-protected copy.
+
+        Raises:
+            FileExistsError: something is at `target`, and `overwrite` is False.
+        """
+        goal = Path(target)
+        with self._held(where) as path:
+            in_cache = self._cache is not None and self._cache.holds(path)
+            clear = self._cache.artifacts if self._cache is not None and in_cache else path
+            if link:
+                aim = self._cache.lasting(path) if self._cache is not None and in_cache else path
+                place(goal, lambda at: at.symlink_to(aim.absolute()), overwrite=overwrite, keep_clear=[clear])
+            else:
+                place(goal, lambda at: _copy_protected(path, at), overwrite=overwrite, keep_clear=[clear])
+        return goal
+
+    def export(self, where: Location, target: Path | str) -> Path:
+        """Copy an artifact into the folder `target`, laid out as a cache; returns its path there."""
+        goal = Path(target)
+        if self._cache is not None and goal.resolve() == self._cache.root.resolve():
+            raise InvalidArgument(
+                f"Can't export to {str(goal)!r}: it is the cache itself. Give another folder."
+            )
+        since = time.time_ns()
+        with self._held(where) as path:
+            return ArtifactCache(goal, portable=True).fill(
+                where.key, lambda part: sources.replicate(path, part, share=False), since=since
+            )
+
+    def list(self, where: Location) -> list[ObjMeta] | ObjMeta:
+        """List what a folder holds; of a file, its own ObjMeta. Offline, what the cache holds of it.
+
+        Raises:
+            ArtifactNotFound: nothing is there.
+            ArtifactNotCached: offline, and the cache does not hold it.
+        """
+        if self._offline and not self._may_pull:
+            return self._transfer.ls(str(self.get(where)))
+        try:
+            return self._transfer.ls(where.url, http=self._client(where))
+        except ArtifactNotFound as error:
+            if not where.path:
+                return []  # nothing was published yet: stores make a run's folder with its first artifact
+            raise _not_found(where, error) from error
+
+    def exists(self, where: Location) -> bool:
+        """Tell whether anything lies there in the repo."""
+        try:
+            return self._transfer.ls(where.url, http=self._client(where)) != []
+        except ArtifactNotFound:
+            return False
+
+    # --- cleaning ---
+
+    def clean(self, where: Location) -> None:
+        """Remove an artifact from the cache: its copy, and those of what holds it or lies in it."""
+        if self._cache is not None:
+            self._cache.clean(where.key)
+
+    def clean_all(self) -> None:
+        """Remove all artifacts from the cache."""
+        if self._cache is not None:
+            self._cache.clean_all()
+
+    def clean_temp(self) -> None:
+        """Remove what dumpers wrote and was not published, unless it is being written just now."""
+        sources.clean_dumps(self._temp)
+
+    # --- within ---
+
+    def _is_local(self, where: Location) -> bool:
+        return bool(where.root) and local_path(where.root) is not None
+
+    def _is_direct(self, where: Location) -> bool:
+        """Whether an artifact is used where it lies."""
+        return not self._cache_local and self._is_local(where)
+
+    def _in_repo(self, where: Location) -> Path:
+        path = where.local()
+        if path is None or not path.exists():
+            raise ArtifactNotFound(
+                f"There is no {where}: nothing is at {str(path)!r}. `list_run_artifacts` tells what is."
+            )
+        return path
+
+    def _get_slowly(self, where: Location) -> Path:
+        if self._offline and self._cache is not None and not self._always_pull:
+            # An export serves what it holds though its runs' repos were local ones, on another machine.
+            found = self._cache.find(where.key)
+            if found is not None:
+                return found
+        if self._is_direct(where):
+            return self._in_repo(where)
+        self._check_may_pull(where)
+        return self._pull(where, since=time.time_ns() if self._always_pull else 0)
+
+    def _check_may_pull(self, where: Location) -> None:
+        if self._may_pull:
+            return
+        if self._cache is not None and self._cache.covers(where.key):
+            raise ArtifactNotFound(f"There is no {where} in what is cached of the folder that would hold it.")
+        raise ArtifactNotCached(
+            f"{where} is not in the cache, and this API is offline. Cache it while online, or set "
+            "`pull_artifacts_in_offline_mode`."
+        )
+
+    def _pull(self, where: Location, *, since: int) -> Path:
+        if self._cache is None:
+            raise CacheError(
+                f"Can't pull {where}: this API has no cache to pull it to. Give it a `cache_dir`."
+            )
+        url, client = where.url, self._client(where)
+        try:
+            return self._cache.fill(
+                where.key, lambda part: self._transfer.pull(url, part, http=client), since=since
+            )
+        except ArtifactNotFound as error:
+            raise _not_found(where, error) from error
+
+    @contextlib.contextmanager
+    def _held(self, where: Location) -> Iterator[Path]:
+        """Give the path of an artifact, pulled if need be, that no trimming removes within the block."""
+        path = self.get(where)
+        if self._cache is None or not self._cache.holds(path):
+            yield path
+            return
+        with self._cache.reading(where.key) as held:
+            # None if it was cleaned this very moment; its path may still serve, and says so if not.
+            yield held or path
+
+    def _client(self, where: Location) -> httpx.Client | None:
+        return None if self._is_local(where) else self._http()
+
+    def _forget(self, where: Location) -> None:
+        if self._cache is not None:
+            self._cache.forget(where.key)
+
+
+def _copy_protected(source: Path, target: Path) -> None:
+    sources.replicate(source, target, share=False)
+    protect(target)
+
+
+def _not_found(where: Location, error: ArtifactNotFound) -> ArtifactNotFound:
+    return ArtifactNotFound(f"There is no {where}: {error}")
