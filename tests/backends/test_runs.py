@@ -21,7 +21,7 @@ def _dict(items: tuple[KeyValue, ...]) -> dict[str, str]:
 
 
 def test_created_is_there(backend: Backend, client: MlflowClient, experiment: str) -> None:
-    """A run is created RUNNING with its name, start, user and tags, and the answer tells what a fetch does."""
+    """A run is created RUNNING with its name, start, user and tags, as the answer and a fetch tell."""
     tags = (KeyValue("mlflow.user", "someone"), KeyValue("empty", ""), KeyValue("t", "😀"))
     record = backend.create_run(experiment, run_name="näme", start_time=1_234, tags=tags)
     found = client.get_run(record.run_id)

@@ -16,6 +16,9 @@ from .settings import ClientSettings
 
 __all__ = ["Credentials"]
 
+_SHORTEST_SECRET = 4
+"""Shorter ones are parts of ordinary words, and blotting those out would make messages unreadable."""
+
 
 class Credentials(httpx.Auth):
     """Sets the configured headers and authorization on requests to one server.
@@ -69,8 +72,9 @@ class Credentials(httpx.Auth):
             secrets += [encoded, base64.b64decode(encoded).decode().partition(":")[2]]
         if self._token is not None and self._token.current is not None:
             secrets.append(self._token.current)
-        for secret in sorted(filter(None, secrets), key=len, reverse=True):
-            text = text.replace(secret, "***")
+        for secret in sorted(secrets, key=len, reverse=True):
+            if len(secret) >= _SHORTEST_SECRET:
+                text = text.replace(secret, "***")
         return text
 
 

@@ -51,10 +51,13 @@ def parse_server_url(tracking_uri: str) -> ServerUrl:
     if parts.query or parts.fragment:
         raise InvalidArgument(
             f"the tracking URI {safe!r} has a query or fragment, which a server's address can't have: "
-            "leave out what follows its path"
+            "leave out what follows its path, as in http://host:5000"
         )
     if any(c.isspace() or not c.isprintable() for c in parts.path + host):
-        raise InvalidArgument(f"the tracking URI {safe!r} holds blanks or control characters")
+        raise InvalidArgument(
+            f"the tracking URI {safe!r} holds blanks or control characters; "
+            "it should look like http://host:5000"
+        )
     if ":" in host:
         host = f"[{host}]"
     suffix = "" if port is None or port == _DEFAULT_PORTS[scheme] else f":{port}"
@@ -70,8 +73,6 @@ def without_credentials(uri: str) -> str:
     scheme, sep, rest = uri.partition("://")
     if not sep:
         return uri
-    # Everything up to the last `@` before the path goes, so that a password with `@` doesn't show in part.
-    authority, slash, path = rest.partition("/")
-    authority = authority.rpartition("@")[2]
-    shown = f"{scheme}://{authority}{slash}{path}"
-    return shown.partition("?")[0].partition("#")[0]
+    # Everything up to the last `@` goes: a password that was not escaped may hold any character.
+    shown = rest.rpartition("@")[2].partition("?")[0].partition("#")[0]
+    return f"{scheme}://{shown}"

@@ -459,7 +459,8 @@ class StoreBackend:
                     f"{call} was given a text with a lone surrogate, which no store can keep; "
                     "decode it with errors='replace' first"
                 ) from exc
-            refusal = Refusal(exc.get_http_status_code(), str(exc.error_code), str(exc))
+            words = str(exc).replace(self._location.uri, self.store_uri)
+            refusal = Refusal(exc.get_http_status_code(), str(exc.error_code), words)
             raise refusal.to_error(call, subject, self.store_uri) from exc
 
     def _open(self) -> Stores:
