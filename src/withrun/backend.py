@@ -154,11 +154,13 @@ class FilterGrammar(msgspec.Struct, frozen=True):
     Attributes:
         name: how plans and explanations call it.
         null_checks: `params.x IS NULL` and `tags.x IS NOT NULL` on runs.
+        like_spans_lines: `%` in a LIKE pattern matches line breaks; MLflow's file stores stop at one.
         max_results: the largest page, per kind of entity (`runs`, `experiments`, `models`, `versions`).
     """
 
     name: str
     null_checks: bool = True
+    like_spans_lines: bool = True
     max_results: dict[str, int] = msgspec.field(
         default_factory=lambda: {"runs": 50_000, "experiments": 50_000, "models": 1_000, "versions": 10_000}
     )

@@ -1,0 +1,413 @@
+"""MLflow's filter grammar: which conditions of a query its search can answer, and in which words.
+
+The rules come from trying them on real stores (`tests/query/test_pushdown.py` holds most of them):
+
+- Params and tags are compared as text, and one value has many texts: `0.1` and `1e-1`, `adam` and `"adam"`,
+  or a list that holds it. So only texts are asked for by value, beside whatever else might decode to the
+  text; for all other values the search is narrowed to what has the key.
+- A nested path may lead into a JSON document that is stored whole under the beginning of the path, so that
+  this key is asked for too.
+- `!=` leaves out what lacks the key, which `$ne` includes; so it is used for attributes alone.
+- `%` and `_` can't be escaped, which finds more, never less. Quotes, backslashes (an escape for some
+  databases), brackets (a class for others) and what is not printable are replaced by `%`.
+- ILIKE folds ASCII alone on SQLite, and Python folds `K` (Kelvin) to `k`; both are replaced by `%`.
+- Metrics are compared as doubles, on their last value; an integer that is no double is asked for by `>=`.
+- `run_name` is compared with the tag `mlflow.runName`, which can be deleted and leaves the name.
+- Ordering puts NULL last both ways, and strings by the database's collation; so only times and metrics are
+  ordered, where the query excludes what is missing, or where NULL belongs last.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final
+
+from withrun.backend import FilterGrammar
+from withrun.query.fields import Kind
+from withrun.query.language import Condition
+from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, Pushed
+from withrun.query.sorting import Sorting
+from withrun.values import decode, make_preview
+
+__all__ = ["MlflowPushDown"]
+
+MAX_BRANCHES: Final = 20
+"""Searches that one condition may become."""
+
+_MAX_CONDITIONS: Final = 20
+"""Each is a join, and MySQL takes 61 tables in one, SQLite's compound of MLflow 200."""
+
+_MAX_FILTER: Final[dict[Kind, int]] = {
+    "runs": 50_000,
+    "experiments": 50_000,
+    "models": 2_000,
+    "versions": 2_000,
+}
+"""Characters of a filter; the registry's searches are GET requests, whose line has a limit."""
+
+_MAX_LITERAL: Final = 250
+"""Characters; a longer text may be stored as a preview, so it is asked for by its beginning."""
+
+_RAW: Final = "mlflow."
+_LEGAL_KEY: Final = re.compile(r"[/\w.\- :]+")
+_LITERAL_REGEX: Final = re.compile(r"(?:\\[^\w\s]|[^\\.^$*+?{}\[\]|()])*")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_PROMPT_TAG: Final = "mlflow.prompt.is_prompt"
+
+# A text that stands for something else than itself holds a quote (a quoted string, a list of strings) or is
+# the preview of a longer one, which may hold anything.
+_NOT_PLAIN: Final = ('%"%',) if '"' in make_preview("")[0] else ('%"%', "%.txt]")
+
+_COMPARISONS: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+
+
+class MlflowPushDown:
+    """What the search of an MLflow store can answer; the store's version decides a few things."""
+
+    def __init__(self, grammar: FilterGrammar) -> None:
+        self.grammar = grammar
+
+    def __repr__(self) -> str:
+        return f"MlflowPushDown({self.grammar.name!r})"
+
+    # --- the protocol ---
+
+    def condition(self, condition: Condition, kind: Kind) -> Pushed | NoPush:
+        """What to ask for one condition."""
+        if condition.operator in ("$in", "$all") and not condition.operand:
+            return Pushed((), exact=True, why="an empty list matches nothing")
+        group, _, key = condition.path.partition(".")
+        if group == "tags" or (kind == "runs" and group in ("params", "metrics")):
+            if not key:
+                return NoPush(f"the store has no order of {group} and can't compare them whole")
+            if not _LEGAL_KEY.fullmatch(key):
+                return NoPush("no store takes this key")
+            if key == _PROMPT_TAG and kind in ("models", "versions"):
+                return NoPush("asking for this tag would make MLflow search prompts instead of models")
+            return (
+                self._metric(condition, key)
+                if group == "metrics"
+                else self._text(condition, group, key, kind)
+            )
+        return self._attribute(condition, kind)
+
+    def order(self, sorting: Sorting, numbers: Collection[str], kind: Kind) -> tuple[str, ...] | NoPush:
+        """The store's words for a sorting of runs by times and metrics."""
+        if kind != "runs":
+            return NoPush(f"MLflow can't order {kind} by this")
+        words = []
+        for path, direction in sorting:
+            group, _, key = path.partition(".")
+            down = direction < 0
+            if path == "start_time" or (path == "end_time" and (down or path in numbers)):
+                column = f"attributes.{path}"
+            elif path == "end_time":
+                return NoPush("runs without an end_time would come last instead of first")
+            elif group == "metrics" and key and _LEGAL_KEY.fullmatch(key):
+                if path not in numbers:
+                    return NoPush(
+                        f"MLflow puts runs without a number at {path} last; a condition on it, such as "
+                        f"{{'{path}': {{'$gt': …}}}}, would let the store do it"
+                    )
+                column = f"metrics.`{key}`"
+            else:
+                return NoPush(f"the store orders {path} as text, by its own collation")
+            words.append(f"{column} {'DESC' if down else 'ASC'}")
+        return tuple(words)
+
+    def fits(self, conjunction: Conjunction, kind: Kind) -> Conjunction:
+        """The conjunction, cut to what one search takes; what is left out is evaluated on the results."""
+        kept: list[str] = []
+        length = 0
+        for clause in sorted(conjunction.conditions, key=lambda text: (len(text), text)):
+            length += len(clause) + len(" AND ")
+            if len(kept) == _MAX_CONDITIONS or length > _MAX_FILTER[kind]:
+                break
+            kept.append(clause)
+        return Conjunction(frozenset(kept), conjunction.experiments)
+
+    def text(self, conjunction: Conjunction) -> str:
+        """The filter string of a search."""
+        return " AND ".join(sorted(conjunction.conditions))
+
+    # --- attributes ---
+
+    def _attribute(self, condition: Condition, kind: Kind) -> Pushed | NoPush:
+        path, operator, operand = condition.path, condition.operator, condition.operand
+        if kind == "runs" and path == "exp.id":
+            wanted = _texts(operator, operand)
+            if wanted is None:
+                return NoPush("experiments are named to the store by ID")
+            return Pushed((Conjunction(experiments=frozenset(wanted)),), exact=True)
+        if kind == "runs" and path in ("start_time", "end_time"):
+            return _time(condition)
+        if kind == "runs" and path == "status":
+            return _status(condition)
+        if (kind, path) in (("runs", "id"), ("versions", "run.id")):
+            return _identifier(condition)
+        if (kind, path) == ("versions", "version"):
+            return _version(condition)
+        column = {"runs": "attributes.run_name", "experiments": "name", "models": "name"}.get(kind)
+        if column and path == "name":
+            return self._name(condition, column)
+        if (kind, path) == ("versions", "model.name"):
+            return self._name(condition, "name")
+        return NoPush(f"MLflow's search of {kind} does not know {path}")
+
+    def _name(self, condition: Condition, column: str) -> Pushed | NoPush:
+        clauses = self._clauses(column, condition)
+        if clauses is None:
+            return NoPush(f"{condition.operator} on a name has no words in MLflow's grammar")
+        exact = all(clause.startswith(f"{column} = ") for clause in clauses)
+        if column == "attributes.run_name" and self.grammar.null_checks:
+            # A run keeps its name when the tag that is searched is deleted.
+            return _pushed([*clauses, f"tags.`{_RAW}runName` IS NULL"], why="a run's name tag may be deleted")
+        return _pushed(clauses, exact=exact, why="" if exact else "a pattern finds more")
+
+    def _clauses(self, column: str, condition: Condition) -> list[str] | None:
+        """Alternatives for a column that holds plain text; None if there are no words for the condition."""
+        operator, operand = condition.operator, condition.operand
+        if operator == "$all":
+            operator, operand = ("$regex" if isinstance(operand[0], re.Pattern) else "$eq"), operand[0]
+        if operator == "$eq" and isinstance(operand, str):
+            return [self._equals(column, operand)]
+        if operator == "$regex":
+            like = self._like_regex(operand)
+            return None if like is None else [f"{column} {like}"]
+        if operator == "$in" and len(operand) <= MAX_BRANCHES:
+            parts = [self._member(column, item) for item in operand]
+            return None if None in parts else [part for part in parts if part is not None]
+        return None
+
+    def _member(self, column: str, item: Any) -> str | None:
+        if isinstance(item, str):
+            return self._equals(column, item)
+        like = self._like_regex(item) if isinstance(item, re.Pattern) else None
+        return None if like is None else f"{column} {like}"
+
+    # --- params and tags ---
+
+    def _text(self, condition: Condition, group: str, key: str, kind: Kind) -> Pushed | NoPush:
+        operator, operand = condition.operator, condition.operand
+        column = f"{group}.`{key}`"
+        if operator == "$exists" and not operand:
+            if kind == "runs" and self.grammar.null_checks:
+                nested = "keys nested below it count too"
+                return _pushed([f"{column} IS NULL"], why=nested)
+            return NoPush("the store can't be asked for what is missing")
+        reason = _unpushable(operator, operand)
+        if reason:
+            return NoPush(reason)
+        has_key = f"{column} LIKE '%'"
+        prefixes = [f"{group}.`{prefix}` LIKE '%'" for prefix in _prefixes(key)]
+        weaker = EVERYTHING if prefixes else Conjunction(frozenset({has_key}))
+        by_text = self._clauses(column, condition)
+        if by_text is None or (not key.startswith(_RAW) and not self.grammar.like_spans_lines):
+            return _pushed([has_key, *prefixes], why="values are stored as text")
+        if key.startswith(_RAW):
+            exact = not prefixes and all(clause.startswith(f"{column} = ") for clause in by_text)
+            return _pushed(
+                [*by_text, *prefixes], exact=exact, why="a document may be stored whole", weaker=weaker
+            )
+        plain = [clause for clause in by_text if not self._never_plain(clause, condition)]
+        others = [f"{column} LIKE '{pattern}'" for pattern in _NOT_PLAIN]
+        return _pushed(
+            [*plain, *others, *prefixes], why="a quoted text or a list may hold it too", weaker=weaker
+        )
+
+    @staticmethod
+    def _never_plain(clause: str, condition: Condition) -> bool:
+        """Whether the text asked for would, stored as it is, be read as something else (`1`, `true`)."""
+        operand = condition.operand
+        return condition.operator == "$eq" and " = " in clause and decode(operand) is not operand
+
+    # --- metrics ---
+
+    def _metric(self, condition: Condition, key: str) -> Pushed | NoPush:
+        operator, operand = condition.operator, condition.operand
+        column = f"metrics.`{key}`"
+        if operator in _COMPARISONS or operator == "$eq":
+            clause = _number_clause(column, operator, operand)
+            if clause is None:
+                return NoPush("the store compares metrics with finite numbers alone")
+            return Pushed(
+                (Conjunction(frozenset({clause[0]})),), exact=clause[1], why="" if clause[1] else _ROUNDED
+            )
+        if operator == "$in" and len(operand) <= MAX_BRANCHES:
+            clauses = [_number_clause(column, "$eq", item) for item in operand]
+            if all(clauses):
+                found = [clause for clause in clauses if clause is not None]
+                return _pushed([text for text, _ in found], exact=all(e for _, e in found), why=_ROUNDED)
+        return NoPush(f"MLflow has no {operator} for metrics")
+
+    # --- words ---
+
+    def _equals(self, column: str, text: str) -> str:
+        if len(text) <= _MAX_LITERAL and _quotable(text):
+            return f"{column} = '{text}'"
+        pattern = self._pattern(text[:_MAX_LITERAL]) + ("%" if len(text) > _MAX_LITERAL else "")
+        return f"{column} LIKE '{pattern}'"
+
+    def _like_regex(self, pattern: re.Pattern[str]) -> str | None:
+        """LIKE or ILIKE for whatever a regular expression may find; None if it has no usable literal."""
+        found = _literal(pattern)
+        if found is None:
+            return None
+        text, anchored = found
+        text = text[:_MAX_LITERAL]
+        folded = bool(pattern.flags & re.IGNORECASE)
+        like = self._pattern(text, folded=folded) + "%"
+        if not anchored:
+            like = "%" + like if self.grammar.like_spans_lines else "%"
+        return f"{'ILIKE' if folded else 'LIKE'} '{re.sub('%+', '%', like)}'"
+
+    def _pattern(self, text: str, *, folded: bool = False) -> str:
+        """The text as a LIKE pattern that matches at least the text itself, on every database."""
+        risky = "'\\[]\"^" + ("iIkKsS" if folded else "")
+        safe = "".join(
+            "%" if c in risky or not c.isprintable() or (folded and not c.isascii()) else c for c in text
+        )
+        if not self.grammar.like_spans_lines:
+            head, wild, _ = safe.partition("%")
+            safe = head + wild
+        return re.sub("%+", "%", safe)
+
+
+_ROUNDED: Final = "the store compares doubles"
+
+
+def _pushed(
+    clauses: Iterable[str], *, exact: bool = False, why: str = "", weaker: Conjunction = EVERYTHING
+) -> Pushed:
+    alternatives = tuple(Conjunction(frozenset({clause})) for clause in dict.fromkeys(clauses))
+    return Pushed(alternatives, exact, why, weaker)
+
+
+def _quotable(text: str) -> bool:
+    return text.isprintable() and "'" not in text and "\\" not in text
+
+
+def _prefixes(key: str) -> list[str]:
+    """The keys under which a JSON document could be stored that holds this one; raw ones hold none."""
+    parts = key.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(1, len(parts)))
+    return [p for p in prefixes if _LEGAL_KEY.fullmatch(p) and not p.startswith(_RAW)]
+
+
+def _unpushable(operator: str, operand: Any) -> str:
+    """Why a condition on a param or tag can't narrow the search at all; empty if it can."""
+    if operator in ("$ne", "$nin"):
+        return "what lacks the key matches too, and the store leaves that out"
+    if operator == "$exists":
+        return "keys nested below it count too, and the store can't be asked for these"
+    items = operand if operator in ("$in", "$all") else [operand]
+    if operator in ("$in", "$eq", "$gte", "$lte", "$all") and any(item is None for item in items):
+        return "None equals what is missing, and the store leaves that out"
+    if any(isinstance(item, dict) and item for item in items):
+        return "a document is stored as one row per key"
+    return ""
+
+
+def _texts(operator: str, operand: Any) -> list[str] | None:
+    """The texts that `$eq` and `$in` ask for; None for another operator or a pattern."""
+    items = operand if operator == "$in" else [operand] if operator == "$eq" else None
+    if items is None or any(isinstance(item, re.Pattern) for item in items):
+        return None
+    # What is no text equals no identifier; None would equal a missing one, and none is missing.
+    return [item for item in items if isinstance(item, str)]
+
+
+def _identifier(condition: Condition) -> Pushed | NoPush:
+    column = "attributes.run_id" if condition.path == "id" else "run_id"
+    wanted = _texts(condition.operator, condition.operand)
+    if wanted is None or (condition.path != "id" and _asks_none(condition)):
+        return NoPush("the store knows identifiers whole")
+    plain = [text for text in wanted if re.fullmatch(r"[\w-]{1,250}", text)]  # no other can be an ID
+    if not plain:
+        return Pushed((), exact=True, why="no run has such an ID")
+    if len(plain) == 1:
+        return _pushed([f"{column} = '{plain[0]}'"], exact=True)
+    listed = [plain[n : n + 50] for n in range(0, len(plain), 50)]
+    if len(listed) > MAX_BRANCHES:
+        return NoPush(f"over {50 * MAX_BRANCHES} identifiers")
+    return _pushed(
+        [
+            f"{column} IN ({', '.join(map(repr, some))})" if len(some) > 1 else f"{column} = '{some[0]}'"
+            for some in listed
+        ],
+        exact=True,
+    )
+
+
+def _asks_none(condition: Condition) -> bool:
+    operand = condition.operand
+    return operand is None or (isinstance(operand, list) and None in operand)
+
+
+def _status(condition: Condition) -> Pushed | NoPush:
+    operator, operand = condition.operator, condition.operand
+    column = "attributes.status"
+    if operator in ("$ne", "$nin"):
+        wanted = _texts({"$ne": "$eq", "$nin": "$in"}[operator], operand)
+        if wanted is None or not all(map(str.isidentifier, wanted)) or len(wanted) > MAX_BRANCHES:
+            return NoPush("the store compares statuses with their names alone")
+        # Every run has a status, so that nothing is left out.
+        return Pushed((Conjunction(frozenset(f"{column} != '{text}'" for text in wanted)),), exact=True)
+    wanted = _texts(operator, operand)
+    if wanted is None or not all(map(str.isidentifier, wanted)) or len(wanted) > MAX_BRANCHES:
+        return NoPush("the store compares statuses with their names alone")
+    return _pushed([f"{column} = '{text}'" for text in wanted], exact=True, why="statuses have no IN")
+
+
+def _version(condition: Condition) -> Pushed | NoPush:
+    wanted = _texts(condition.operator, condition.operand)
+    if wanted is None or len(wanted) > MAX_BRANCHES:
+        return NoPush("versions are texts here and numbers in the store")
+    numbers = [text for text in wanted if text.isascii() and text.isdigit() and str(int(text[:9])) == text]
+    return _pushed([f"version_number = {text}" for text in numbers], exact=True)
+
+
+def _time(condition: Condition) -> Pushed | NoPush:
+    operator, operand = condition.operator, condition.operand
+    if operator not in (*_COMPARISONS, "$eq") or not isinstance(operand, datetime):
+        return NoPush("the store compares times with times alone")
+    # The store keeps whole milliseconds: one more on either side, so that rounding loses nothing.
+    at = (operand - _EPOCH) // timedelta(milliseconds=1)
+    column = f"attributes.{condition.path}"
+    least, most = f"{column} >= {at - 1}", f"{column} <= {at + 1}"
+    bounds = {"$gt": {least}, "$gte": {least}, "$lt": {most}, "$lte": {most}, "$eq": {least, most}}
+    return Pushed((Conjunction(frozenset(bounds[operator])),), why="the store keeps milliseconds")
+
+
+def _number_clause(column: str, operator: str, operand: Any) -> tuple[str, bool] | None:
+    """A comparison with a metric, and whether it is exact; None if the operand is no finite number."""
+    if isinstance(operand, bool) or not isinstance(operand, (int, float)):
+        return None
+    try:
+        number = float(operand)
+    except OverflowError:
+        return None
+    if not math.isfinite(number):
+        return None
+    # The largest double stands for infinity in some stores, and an integer may lie between two doubles.
+    exact = number == operand and abs(number) < 1.7976931348623157e308
+    sign = "=" if operator == "$eq" else _COMPARISONS[operator] if exact else _COMPARISONS[operator][0] + "="
+    return f"{column} {sign} {repr(number).replace('e+', 'e')}", exact
+
+
+def _literal(pattern: re.Pattern[str]) -> tuple[str, bool] | None:
+    """The text with which whatever the pattern finds begins, and whether it is anchored at the start."""
+    source = pattern.pattern
+    if pattern.flags & re.VERBOSE or "|" in source or "(?" in source:
+        return None
+    anchored = source.startswith("^") and not pattern.flags & re.MULTILINE
+    body = source[1:] if source.startswith("^") else source
+    found = _LITERAL_REGEX.match(body)
+    end = found.end() if found else 0
+    characters = [token[-1] for token in re.findall(r"\\.|.", body[:end], re.DOTALL)]
+    if body[end : end + 1] in ("*", "+", "?", "{"):
+        del characters[-1:]  # may be there several times, or not at all
+    return ("".join(characters), anchored) if characters else None

@@ -1,0 +1,302 @@
+"""The plan of a search: what the store is asked, what is evaluated on its answers, where the sorting is done.
+
+A plan is a union of searches that holds every match. All results are evaluated against the whole query, and
+results of several searches are merged by ID, so that the answer is the same whatever was pushed down, and a
+condition that the store answers exactly is merely cheap to check again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from withrun.query.fields import Kind
+from withrun.query.language import And, Condition, Node, Or, parse
+from withrun.query.match import Predicate, compile_query
+from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, PushDown, Pushed
+from withrun.query.sorting import Sorting, parse_sorting
+
+__all__ = ["Plan", "Search", "Step", "make_plan"]
+
+MAX_SEARCHES: Final = 20
+"""Searches that a plan may make; a query that needs more is narrowed by fewer conditions."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search of the store.
+
+    Attributes:
+        filter: in the store's grammar; empty for everything.
+        experiments: IDs to search in; None for all active experiments.
+        order_by: in the store's words; empty for its own order.
+    """
+
+    filter: str = ""
+    experiments: tuple[str, ...] | None = None
+    order_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of one part of a query: for reading, in an explanation."""
+
+    clause: str
+    where: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a query will be answered.
+
+    Attributes:
+        kind: what is searched.
+        searches: their union holds every match; none if nothing can match.
+        matches: whether a result's document is a match; None if all are (a filter string of the store's own).
+        sorting: the order asked for; empty for the store's own.
+        sorted_by_store: whether the searches come in that order already.
+        exact: whether the store lets through matches only, so that a limit is a limit of what is fetched.
+        in_experiments: narrows the experiments to search in, by their own fields; None if nothing does.
+        steps: what becomes of each part, and why.
+        grammar: what the plan was made for.
+    """
+
+    kind: Kind
+    searches: tuple[Search, ...]
+    matches: Predicate | None
+    sorting: Sorting = ()
+    sorted_by_store: bool = False
+    exact: bool = False
+    in_experiments: Predicate | None = None
+    steps: tuple[Step, ...] = ()
+    grammar: str = ""
+    paths: frozenset[str] = field(default=frozenset())
+
+    def __str__(self) -> str:
+        lines = [f"Search of {self.kind}{f' ({self.grammar})' if self.grammar else ''}"]
+        for number, search in enumerate(self.searches, 1):
+            where = "" if self.kind != "runs" else " in all active experiments"
+            if search.experiments is not None:
+                where = f" in experiments {', '.join(search.experiments) or '(none)'}"
+            order = f" ordered by {', '.join(search.order_by)}" if search.order_by else ""
+            lines.append(f"  {number}. to the store: {search.filter or '(everything)'}{where}{order}")
+        if not self.searches:
+            lines.append("  nothing is asked: no document can match")
+        if len(self.searches) > 1:
+            lines.append("  merged by ID")
+        width = max((len(step.clause) for step in self.steps), default=0)
+        lines += [
+            f"  {step.clause:<{min(width, 60)}}  {step.where}{f': {step.why}' if step.why else ''}"
+            for step in self.steps
+        ]
+        return "\n".join(lines)
+
+
+def make_plan(query: Any, sorting: Any, kind: Kind, push_down: PushDown, *, grammar: str = "") -> Plan:
+    """Plan a search.
+
+    Args:
+        query: a MongoDB query, None for everything, or a text in the store's own filter grammar, which is
+            passed on as it is.
+        sorting: pairs of field and direction.
+        kind: what is searched.
+        push_down: what the store can answer.
+        grammar: how explanations call the store.
+
+    Raises:
+        InvalidArgument: the query or the sorting can't be understood.
+    """
+    order = parse_sorting(sorting, kind)
+    if isinstance(query, str):
+        steps = [Step(query, "store", "a filter string passes as it is")] if query else []
+        ordered = _order(order, frozenset(), kind, push_down, steps) if order else ()
+        return Plan(
+            kind,
+            (Search(query, order_by=ordered or ()),),
+            matches=None,
+            sorting=order,
+            sorted_by_store=ordered is not None,
+            exact=True,
+            steps=tuple(steps),
+            grammar=grammar,
+        )
+    node = parse(query, kind)
+    planner = _Planner(kind, push_down)
+    part = planner.part(node)
+    # What asks for experiments by ID is in the searches; the rest is evaluated on the list of experiments.
+    narrowing = [
+        child
+        for child in _conjuncts(node)
+        if kind == "runs" and _only_of_experiments(child) and _Planner(kind, push_down).part(child) is None
+    ]
+    steps = planner.steps
+    wanted = (EVERYTHING,) if part is None else part.searches
+    found = _without_covered(push_down.fits(conjunction, kind) for conjunction in wanted)
+    numbers = frozenset(path for path, is_number in map(_only_numbers, _conjuncts(node)) if is_number)
+    ordered = _order(order, numbers, kind, push_down, steps) if order else ()
+    return Plan(
+        kind,
+        tuple(
+            Search(
+                push_down.text(c),
+                None if c.experiments is None else tuple(sorted(c.experiments)),
+                order_by=ordered or (),
+            )
+            for c in found
+        ),
+        matches=compile_query(node),
+        sorting=order,
+        sorted_by_store=bool(order) and ordered is not None,
+        exact=part is not None and part.exact and found == wanted,
+        in_experiments=compile_query(And(tuple(narrowing))) if narrowing else None,
+        steps=tuple(steps),
+        grammar=grammar,
+        paths=frozenset(_paths(node)),
+    )
+
+
+def _order(
+    sorting: Sorting, numbers: frozenset[str], kind: Kind, push_down: PushDown, steps: list[Step]
+) -> tuple[str, ...] | None:
+    """The store's words for the sorting, or None if it is done here; says why."""
+    asked = push_down.order(sorting, numbers, kind)
+    clause = "sorted by " + ", ".join(f"{path} {'down' if d < 0 else 'up'}" for path, d in sorting)
+    if isinstance(asked, NoPush):
+        steps.append(Step(clause, "here", asked.why))
+        return None
+    steps.append(Step(clause, "store"))
+    return asked
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Searches whose union holds every match of a part of the query."""
+
+    searches: tuple[Conjunction, ...]
+    exact: bool
+    weaker: Conjunction = EVERYTHING
+
+
+class _Planner:
+    """Plans a tree from its leaves up; None means that a part can't narrow the search."""
+
+    def __init__(self, kind: Kind, push_down: PushDown) -> None:
+        self.kind = kind
+        self.push_down = push_down
+        self.steps: list[Step] = []
+
+    def part(self, node: Node) -> _Part | None:
+        match node:
+            case And(children):
+                return self._conjunction([self.part(child) for child in children])
+            case Or(children):
+                return self._disjunction([self.part(child) for child in children])
+            case Condition():
+                return self._condition(node)
+        for condition in _conditions(node):
+            self._step(condition, "here", "the store has no negation")
+        return None
+
+    def _condition(self, condition: Condition) -> _Part | None:
+        pushed = self.push_down.condition(condition, self.kind)
+        if isinstance(pushed, Pushed) and len(pushed.alternatives) > MAX_SEARCHES:
+            pushed = NoPush(f"it would take over {MAX_SEARCHES} searches")
+        if isinstance(pushed, NoPush):
+            by_experiment = self.kind == "runs" and _only_of_experiments(condition)
+            why = "experiments are chosen by it first" if by_experiment else pushed.why
+            self._step(condition, "here", why)
+            return None
+        if pushed.exact:
+            self._step(condition, "store", "")
+        else:
+            self._step(condition, "store, then here", pushed.why)
+        return _Part(_without_covered(pushed.alternatives), pushed.exact, pushed.weaker)
+
+    def _conjunction(self, parts: list[_Part | None]) -> _Part | None:
+        if not parts:
+            return _Part((EVERYTHING,), exact=True)
+        known = sorted((part for part in parts if part is not None), key=lambda part: len(part.searches))
+        if not known:
+            return None
+        searches: tuple[Conjunction, ...] = (EVERYTHING,)
+        exact = len(known) == len(parts) and all(part.exact for part in known)
+        for part in known:
+            if len(searches) * len(part.searches) <= MAX_SEARCHES:
+                searches = tuple(one & other for one in searches for other in part.searches)
+            else:  # a wider net instead of too many; the rest is evaluated on the results
+                searches = tuple(one & part.weaker for one in searches)
+                exact = False
+        weaker = EVERYTHING
+        for part in known:
+            weaker &= part.searches[0] if len(part.searches) == 1 else part.weaker
+        return _Part(_without_covered(searches), exact, weaker)
+
+    def _disjunction(self, parts: list[_Part | None]) -> _Part | None:
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            self.steps.append(Step("$or", "here", "the store can't be asked for one of its branches"))
+            return None
+        union = _without_covered(search for part in known for search in part.searches)
+        if len(union) > MAX_SEARCHES:
+            self.steps.append(Step("$or", "here", f"it would take over {MAX_SEARCHES} searches"))
+            return None
+        return _Part(union, exact=all(part.exact for part in known))
+
+    def _step(self, condition: Condition, where: str, why: str) -> None:
+        operand = condition.operand.pattern if condition.operator == "$regex" else condition.operand
+        text = repr(operand)
+        clause = f"{condition.path} {condition.operator} {text if len(text) <= 40 else text[:39] + '…'}"
+        self.steps.append(Step(clause, where, why))
+
+
+def _without_covered(searches: Iterable[Conjunction]) -> tuple[Conjunction, ...]:
+    """The searches without those that find only what another one finds."""
+    kept: list[Conjunction] = []
+    for one in searches:
+        if any(other.covers(one) for other in kept):
+            continue
+        kept = [other for other in kept if not one.covers(other)]
+        kept.append(one)
+    return tuple(kept)
+
+
+def _conjuncts(node: Node) -> Iterator[Node]:
+    """The parts that all have to hold."""
+    if isinstance(node, And):
+        for child in node.children:
+            yield from _conjuncts(child)
+    else:
+        yield node
+
+
+def _conditions(node: Node) -> Iterator[Condition]:
+    """Every condition in a tree."""
+    if isinstance(node, Condition):
+        yield node
+    elif hasattr(node, "children"):
+        for child in node.children:
+            yield from _conditions(child)
+    else:
+        yield from _conditions(node.child)
+
+
+def _paths(node: Node) -> Iterator[str]:
+    return (condition.path for condition in _conditions(node))
+
+
+def _only_of_experiments(node: Node) -> bool:
+    return all(path.split(".")[0] == "exp" for path in _paths(node))
+
+
+def _only_numbers(node: Node) -> tuple[str, bool]:
+    """A path, and whether the node lets through nothing but numbers (or dates) there."""
+    if not isinstance(node, Condition):
+        return "", False
+    operators = ("$gt", "$gte", "$lt", "$lte", "$eq")
+    operand = node.operand
+    number = isinstance(operand, (int, float)) and not isinstance(operand, bool) and not math.isnan(operand)
+    return node.path, node.operator in operators and (number or isinstance(operand, datetime))

@@ -1,0 +1,250 @@
+"""Carrying out a plan: pages fetched ahead, evaluated, merged, sorted if the store could not, streamed.
+
+Memory holds two pages of each search, and the IDs of what was found. Only a sorting that the store can't do
+needs all matches at once, and with a limit just that many.
+
+The wiring is a `PageSource` (`withrun.query.sources` has one for every backend):
+
+```python
+plan = make_plan(query, sorting, "runs", push_down)
+return Results(plan, BackendSource(backend, "runs", build=entities_of_records), wrap=to_handle)
+```
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from withrun.backend import Page
+from withrun.errors import InvalidArgument, MissingDependency, ServerError
+from withrun.query.documents import as_document, flat_row
+from withrun.query.plan import Plan, Search
+from withrun.query.sorting import sort, sort_key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["PageSource", "Results", "run_plan"]
+
+R = TypeVar("R")
+E = TypeVar("E")
+T = TypeVar("T")
+
+_FIRST_PAGE: Final = 200
+_LARGEST_PAGE: Final = 5_000
+"""Each page makes an SQL store sort and skip all matches again, so that small ones cost; this is ~20 MB."""
+_GROWTH: Final = 5
+_CONNECTIONS: Final = 4
+"""Searches of one plan that are under way at once."""
+
+
+class PageSource(Protocol[R, E]):
+    """Where the pages of a search come from, and what their records mean."""
+
+    def split(self, plan: Plan) -> Sequence[tuple[Search, tuple[str, ...]]]:
+        """The plan's searches, each with the experiments to search in, split to what one call can name."""
+
+    def page(self, search: Search, experiments: tuple[str, ...], size: int, token: str) -> Page[R]:
+        """Fetch a page of at most `size` records; called from other threads."""
+
+    def identity(self, record: R) -> Hashable:
+        """What tells a record from others."""
+
+    def natural(self, record: R) -> Any:
+        """The record's place in the order in which the store returns records when none is asked for."""
+
+    def entities(self, records: Sequence[R]) -> Sequence[E]:
+        """The entities of a page's records, one each; fetches what they have in common once."""
+
+    def complete(self, entity: E) -> E:
+        """The entity of a match, with what was left out of those that are only looked at."""
+
+
+@dataclass(frozen=True)
+class _Found(Generic[E]):
+    """A match on its way through merging and sorting."""
+
+    identity: Hashable
+    natural: Any
+    entity: E
+    document: dict[str, Any]
+
+
+def run_plan(plan: Plan, source: PageSource[R, E], limit: int | None = None) -> Iterator[E]:
+    """Search, and yield the matches in the plan's order; each once.
+
+    Args:
+        plan: what to ask and what to evaluate.
+        source: where pages come from.
+        limit: at most that many.
+    """
+    if limit == 0:
+        return
+    sort_here = bool(plan.sorting) and not plan.sorted_by_store
+    sizes = _page_sizes(None if sort_here else limit, exact=plan.exact)
+    pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="withrun-search")
+    try:
+        streams = [_Stream(plan, source, search, group, sizes, pool) for search, group in source.split(plan)]
+        matches = _without_repeats(_merged(streams, plan))
+        if sort_here:
+            matches = iter(sort(matches, plan.sorting, lambda found: found.document, limit))
+        for found in islice(matches, limit):
+            yield source.complete(found.entity)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Stream(Generic[R, E]):
+    """The matches of one search, page by page, the next page fetched while one is read."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: PageSource[R, E],
+        search: Search,
+        experiments: tuple[str, ...],
+        sizes: tuple[int, ...],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.plan = plan
+        self.source = source
+        self.search = search
+        self.experiments = experiments
+        self.sizes = sizes
+        self.pool = pool
+        self.next_page = self._fetch(0, "")  # at once, so that all searches of a plan run side by side
+
+    def _fetch(self, number: int, token: str) -> Future[Page[R]]:
+        size = self.sizes[min(number, len(self.sizes) - 1)]
+        return self.pool.submit(self.source.page, self.search, self.experiments, size, token)
+
+    def __iter__(self) -> Iterator[_Found[E]]:
+        number, token = 0, ""
+        while True:
+            page = self.next_page.result()
+            if page.next_token and page.next_token == token:
+                raise ServerError(
+                    f"the store gave the same page token twice in a search of {self.plan.kind}; "
+                    "it would never end. Narrow the query, or ask the store's operator."
+                )
+            number, token = number + 1, page.next_token
+            if token:
+                self.next_page = self._fetch(number, token)
+            yield from self._matches(page.items)
+            if not token:
+                return
+
+    def _matches(self, records: Sequence[R]) -> Iterator[_Found[E]]:
+        matches, source = self.plan.matches, self.source
+        for record, entity in zip(records, source.entities(records), strict=True):
+            document = as_document(entity)
+            if matches is None or matches(document):
+                yield _Found(source.identity(record), source.natural(record), entity, document)
+
+
+def _page_sizes(limit: int | None, *, exact: bool) -> tuple[int, ...]:
+    """Sizes of the first pages; the last one holds for all further ones."""
+    size = _FIRST_PAGE if limit is None else limit if exact else max(4 * limit, 50)
+    sizes = [min(size, _LARGEST_PAGE)]
+    while sizes[-1] < _LARGEST_PAGE:
+        sizes.append(min(sizes[-1] * _GROWTH, _LARGEST_PAGE))
+    return tuple(sizes)
+
+
+def _merged(streams: Sequence[_Stream[R, E]], plan: Plan) -> Iterator[_Found[E]]:
+    if len(streams) == 1:
+        return iter(streams[0])
+    by_sorting = sort_key(plan.sorting) if plan.sorted_by_store else None
+
+    def place(found: _Found[E]) -> Any:
+        return (by_sorting(found.document), found.natural) if by_sorting else found.natural
+
+    return heapq.merge(*streams, key=place)
+
+
+def _without_repeats(matches: Iterator[_Found[E]]) -> Iterator[_Found[E]]:
+    """Drop what was seen: found by two searches, or moved to a later page by a run that was just created."""
+    seen: set[Hashable] = set()
+    for found in matches:
+        if found.identity not in seen:
+            seen.add(found.identity)
+            yield found
+
+
+class Results(Generic[T]):
+    """What a search finds, fetched as it is read.
+
+    Iterating starts a search; iterating again starts another. `next(results)` works too, and then a `for`
+    goes on from there. There is no `len`: it would mean fetching everything.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: PageSource[Any, E],
+        wrap: Callable[[E], T] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._plan = plan
+        self._source: PageSource[Any, Any] = source
+        self._wrap = wrap
+        self._limit = limit
+        self._running: Iterator[T] | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        return self._search(self._limit) if self._running is None else self._running
+
+    def __next__(self) -> T:
+        if self._running is None:
+            self._running = self._search(self._limit)
+        return next(self._running)
+
+    def __repr__(self) -> str:
+        limit = "" if self._limit is None else f", limit={self._limit}"
+        return f"Results({self._plan.kind}, {len(self._plan.searches)} searches{limit})"
+
+    def first(self) -> T | None:
+        """The first match, fetched by itself; None if there is none."""
+        found = self._search(1 if self._limit is None else min(1, self._limit))
+        try:
+            return next(found, None)
+        finally:
+            found.close()
+
+    def limit(self, count: int) -> Results[T]:
+        """The same search, ended after `count` matches; pages are sized for that.
+
+        Raises:
+            InvalidArgument: the count is no whole number from 0.
+        """
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise InvalidArgument(f"limit is {count!r}; give a whole number from 0.")
+        least = count if self._limit is None else min(count, self._limit)
+        return Results(self._plan, self._source, self._wrap, least)
+
+    def explain(self) -> Plan:
+        """How the search is answered: printed, it says what goes to the store, what stays, and why."""
+        return self._plan
+
+    def to_frame(self) -> pd.DataFrame:
+        """A DataFrame with a row a match and a column a field, such as `params.model.depth`.
+
+        Raises:
+            MissingDependency: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as exc:
+            raise MissingDependency("to_frame() needs pandas: pip install pandas") from exc
+        rows = [flat_row(as_document(entity)) for entity in run_plan(self._plan, self._source, self._limit)]
+        frame: pd.DataFrame = pd.DataFrame(rows)
+        return frame
+
+    def _search(self, limit: int | None) -> Any:
+        for entity in run_plan(self._plan, self._source, limit):
+            yield entity if self._wrap is None else self._wrap(entity)
