@@ -44,7 +44,7 @@ def _create_and_log(uri: str) -> str:
 
 
 def test_artifacts_lie_beside_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path is taken from the folder at construction, and artifacts lie in the database's folder."""
+    """A relative path is taken from the folder at construction; artifacts lie beside the database."""
     monkeypatch.chdir(tmp_path)
     backend = StoreBackend("sqlite:///some/new folder/mlflow.db")
     (tmp_path / "elsewhere").mkdir()
@@ -142,7 +142,7 @@ def test_unreachable_database() -> None:
 
 
 def test_nothing_on_the_side(tmp_path: Path) -> None:
-    """First use prints nothing, and leaves environment, MLflow's globals, logging and the current folder alone."""
+    """First use prints nothing, and leaves environment, globals, logging and the current folder alone."""
     code = """
 import logging
 b = StoreBackend("sqlite:///db/x.db")
