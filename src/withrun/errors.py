@@ -42,6 +42,7 @@ __all__ = [
     "JournalError",
     "MissingDependency",
     "NoActiveRun",
+    "NotCached",
     "NotFound",
     "OfflineError",
     "RunAlreadyActive",
@@ -109,6 +110,10 @@ class ServerError(WithrunError):
 
 class ServerUnreachable(WithrunError, ConnectionError):
     """No answer came from the server within the time allowed."""
+
+
+class NotCached(OfflineError, NotFound):
+    """The API is offline, and its cache does not hold the experiment, run, model or version."""
 
 
 class ArtifactNotFound(WithrunError, FileNotFoundError):

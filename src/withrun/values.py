@@ -35,7 +35,9 @@ from withrun.errors import InvalidArgument
 __all__ = [
     "MAX_KEY_LENGTH",
     "Preview",
+    "PreviewText",
     "check_key",
+    "complete",
     "decode",
     "drop",
     "encode",
@@ -330,20 +332,12 @@ def _encode_under(key: str, value: Any) -> str:
     return encode(value, key)
 
 
-def from_texts(
-    items: Iterable[tuple[str, str]], whole: Callable[[Preview], str] | None = None
-) -> dict[str, Any]:
-    """Decode stored params or tags and nest their keys.
-
-    Args:
-        items: flat keys and stored texts.
-        whole: fetches the text that a preview stands for; None leaves previews as they are.
-    """
+def from_texts(items: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Decode stored params or tags and nest their keys; a preview becomes a `PreviewText`."""
 
     def value_of(key: str, text: str) -> Any:
-        preview = parse_preview(text) if whole else None
-        if preview is not None and whole is not None:
-            text = whole(preview)
+        if is_preview(text):
+            return PreviewText(text)
         return text if key.startswith(RAW_PREFIX) else decode(text)
 
     return unflatten((key, value_of(key, text)) for key, text in items)
@@ -410,6 +404,21 @@ class Preview:
     def path(self) -> str:
         """The artifact, inside its run, that holds the whole text."""
         return f"withrun/values/{self.sha256}.txt"
+
+
+class PreviewText(str):
+    """A preview where a value should be, to tell it from a string that reads alike; see `complete`."""
+
+    __slots__ = ()
+
+
+def complete(nested: dict[str, Any], whole: Callable[[Preview], str]) -> None:
+    """Put the values that previews stand for in their place."""
+    for key, text in list(_leaves(nested, "", "key")):
+        preview = parse_preview(text) if isinstance(text, PreviewText) else None
+        if preview is not None:
+            fetched = whole(preview)
+            put(nested, key, fetched if key.startswith(RAW_PREFIX) else decode(fetched))
 
 
 _PREVIEW_CHARACTERS = (

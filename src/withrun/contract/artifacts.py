@@ -51,8 +51,8 @@ class ArtifactsContract(ABC):
         """
 
     @abstractmethod
-    def list_run_artifacts(self, run: RunLike, path_in_run: str = "") -> list[ObjMeta]:
-        """List what a run holds in a folder, or the one file at that path.
+    def list_run_artifacts(self, run: RunLike, path_in_run: str = "") -> list[ObjMeta] | ObjMeta:
+        """List what a run holds in a folder; of a file, its own `ObjMeta` in place of a list.
 
         Raises:
             ArtifactNotFound: nothing is there.
@@ -100,7 +100,7 @@ class ArtifactsContract(ABC):
     # --- of model versions ---
 
     @abstractmethod
-    def list_model_artifact(self, model_version: MV, path_suffix: str = "") -> list[ObjMeta]:
+    def list_model_artifact(self, model_version: MV, path_suffix: str = "") -> list[ObjMeta] | ObjMeta:
         """List what a model version's artifact holds, from `path_suffix` down."""
 
     @abstractmethod

@@ -32,9 +32,7 @@ class Handle(BaseModel):
     @classmethod
     def of(cls, api: BaseMlflowApi, entity: BaseModel) -> Self:
         """A handle on an entity that the API gave."""
-        handle = cls.model_construct(**entity.__dict__)
-        handle._bind(api)
-        return handle
+        return _made(cls, api, entity.__dict__)
 
     @property
     def api(self) -> BaseMlflowApi:
@@ -73,14 +71,15 @@ class Handle(BaseModel):
         return copied
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _unpickle, (type(self), self._api, dict(self.__dict__))
+        return _made, (type(self), self._api, dict(self.__dict__))
 
 
 def _deep_dict(value: dict[str, Any]) -> dict[str, Any]:
     return {k: _deep_dict(v) if isinstance(v, dict) else v for k, v in value.items()}
 
 
-def _unpickle(cls: type[H], api: BaseMlflowApi, fields: dict[str, Any]) -> H:
-    handle = cls.model_construct(**fields)
+def _made(cls: type[H], api: BaseMlflowApi, fields: dict[str, Any]) -> H:
+    # No validation: the fields are an entity's, and were checked when it was made.
+    handle: H = cls.model_construct(**fields)  # type: ignore[assignment]
     handle._bind(api)
     return handle

@@ -31,6 +31,8 @@ __all__ = [
     "enter",
     "leave",
     "make_active",
+    "open_handle",
+    "resume",
     "status_after",
 ]
 
@@ -69,6 +71,26 @@ def make_active(run: RunApi) -> Activation:
     return activation
 
 
+def resume(run: RunApi) -> None:
+    """Set a run RUNNING again and make it active, under the rules of starting."""
+    activation = _own_activation(run)
+    if activation is not None:
+        context.activate(activation)
+        return
+    if run.parent_id is None:
+        check_may_start(run.api)
+    end_left_open_by_cell(run.api)
+    run.api.services.runs.set_running(run.id)
+    run.status, run.end_time = RunStatus.RUNNING, None
+    run.adopt(make_active(run))
+
+
+def open_handle(api: BaseMlflowApi, run_id: str) -> RunApi | None:
+    """The handle by which this process holds a run open, or None."""
+    activation = _open.get((id(api), run_id))
+    return activation.run if activation is not None and activation.is_own else None
+
+
 # --- blocks ---
 
 
@@ -96,6 +118,7 @@ def enter(run: RunApi) -> None:
             run.api.services.runs.set_running(run.id)
             run.status = RunStatus.RUNNING
         activation = make_active(run)
+        run.adopt(activation)
     else:
         context.activate(activation)
     activation.in_block = True

@@ -88,7 +88,7 @@ class ModelVersionApi(ModelVersion, Handle):
         """Put the artifact at `target`: links into the cache, or copies."""
         return self._api.place_model_artifact(self, target, overwrite, link)
 
-    def list_artifacts(self, path_suffix: str = "") -> list[ObjMeta]:
+    def list_artifacts(self, path_suffix: str = "") -> list[ObjMeta] | ObjMeta:
         """List what the artifact holds, from `path_suffix` down."""
         return self._api.list_model_artifact(self, path_suffix)
 

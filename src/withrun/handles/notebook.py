@@ -12,11 +12,11 @@ class CellExecution(NamedTuple):
     """One execution of a cell; `cell` is the ID that the front end sent, else the cell's text."""
 
     cell: str
-    count: int
+    execution: int
 
     def ran_before_as(self, other: CellExecution | None) -> bool:
         """Whether `other` is an earlier execution of the same cell."""
-        return other is not None and other.cell == self.cell and other.count != self.count
+        return other is not None and other.cell == self.cell and other.execution != self.execution
 
 
 def current_cell() -> CellExecution | None:

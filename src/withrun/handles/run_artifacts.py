@@ -53,7 +53,7 @@ class ArtifactVerbs(Run, Handle):
             model, self, source, path_in_run, keep_the_source, allow_duplication, use_cache, version, tags
         )
 
-    def list_artifacts(self, path_in_run: str = "") -> list[ObjMeta]:
+    def list_artifacts(self, path_in_run: str = "") -> list[ObjMeta] | ObjMeta:
         """List a folder of the run's artifacts, or the one file at that path."""
         return self._api.list_run_artifacts(self, path_in_run)
 

@@ -22,7 +22,7 @@ V = TypeVar("V")
 
 
 class LoggingVerbs(Run, Handle):
-    """Params, metrics and tags; what is logged shows at once in the handle's own `params`, `metrics`, `tags`."""
+    """Params, metrics and tags; what is logged shows at once in the handle's own fields of these names."""
 
     __slots__ = ("_param_texts",)
 

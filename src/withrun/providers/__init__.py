@@ -1,1 +1,1 @@
-"""."""
+"""Providers: configuration plus a backend."""

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
-from typing import Protocol
 
 from withrun.backend import ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
 from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
 from withrun.services.tag_keys import DataTranslation, TagKeys
-from withrun.values import Preview, metric_from_store, unflatten
+from withrun.values import Preview, complete, metric_from_store, unflatten
 
-__all__ = ["EntityBuilder", "WholeText", "from_milliseconds", "to_milliseconds"]
-
-
-class WholeText(Protocol):
-    """Fetches the text that a preview stands for from the artifacts of its run."""
-
-    def __call__(self, run_id: str, repo_url: str, preview: Preview) -> str:
-        """The whole text."""
+__all__ = ["EntityBuilder", "from_milliseconds", "to_milliseconds"]
 
 
 class EntityBuilder:
@@ -27,10 +19,12 @@ class EntityBuilder:
     Args:
         keys: the tags that a run's relations are kept in.
         translation: decodes params and tags.
-        whole: fetches long texts; None leaves previews in their place.
+        whole: fetches the text that a preview stands for from the artifacts of its run.
     """
 
-    def __init__(self, keys: TagKeys, translation: DataTranslation, whole: WholeText | None = None) -> None:
+    def __init__(
+        self, keys: TagKeys, translation: DataTranslation, whole: Callable[[Run, Preview], str]
+    ) -> None:
         self._keys = keys
         self._translation = translation
         self._whole = whole
@@ -39,26 +33,32 @@ class EntityBuilder:
         """An experiment."""
         return Experiment(id=record.experiment_id, name=record.name, tags=self._tags(record.tags))
 
-    def run(self, record: RunRecord, exp: Experiment) -> Run:
-        """A run of an experiment."""
+    def run(self, record: RunRecord, exp: Experiment, *, whole: bool = True) -> Run:
+        """A run of an experiment; with `whole=False`, long values are left for `complete`."""
         chosen = next((tag.value for tag in record.tags if tag.key == self._keys.repo), None)
         suffix = f"/{record.run_id}/artifacts"
         repo = record.artifact_uri.removesuffix(suffix) if chosen is None else chosen
         repo_url = record.artifact_uri if chosen is None else chosen.rstrip("/") + suffix
-        whole = self._whole_of(record.run_id, repo_url)
-        return Run(
+        run = Run(
             id=record.run_id,
             name=record.run_name,
             exp=exp,
             repo=repo,
             repo_url=repo_url,
-            tags=self._tags(record.tags, whole),
-            params=self._tags(record.params, whole),
+            tags=self._tags(record.tags),
+            params=self._tags(record.params),
             metrics=unflatten((m.key, metric_from_store(m.value)) for m in record.metrics),
             status=RunStatus(record.status),
             start_time=from_milliseconds(record.start_time),
             end_time=from_milliseconds(record.end_time),
         )
+        return self.complete(run) if whole else run
+
+    def complete(self, run: Run) -> Run:
+        """A run with its long values, which `whole=False` left out."""
+        for texts in (run.tags, run.params):
+            complete(texts, lambda preview: self._whole(run, preview))
+        return run
 
     def model(self, record: ModelRecord) -> Model:
         """A registered model."""
@@ -84,14 +84,8 @@ class EntityBuilder:
             tags=self._tags(record.tags),
         )
 
-    def _whole_of(self, run_id: str, repo_url: str) -> Callable[[Preview], str] | None:
-        whole = self._whole
-        return None if whole is None else lambda preview: whole(run_id, repo_url, preview)
-
-    def _tags(
-        self, items: Iterable[KeyValue], whole: Callable[[Preview], str] | None = None
-    ) -> dict[str, object]:
-        return self._translation.from_texts(((item.key, item.value) for item in items), whole)
+    def _tags(self, items: Iterable[KeyValue]) -> dict[str, object]:
+        return self._translation.from_texts((item.key, item.value) for item in items)
 
 
 def from_milliseconds(moment: int | None) -> datetime | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from withrun.errors import ArtifactNotFound, InvalidArgument, TransferError
 from withrun.schema import Run
+from withrun.services.artifacts import ArtifactService, of_run
 from withrun.values import Preview, make_preview
 
 __all__ = [
@@ -29,16 +31,6 @@ OLD_MAX_TAG_LENGTH = 5000
 OnLongValue = Literal["artifact", "error"]
 
 
-class ArtifactStore(Protocol):
-    """What long values need of the artifact service."""
-
-    def put_text(self, run: Run, path_in_run: str, text: str) -> None:
-        """Publish a small text file, once."""
-
-    def get(self, run: Run, path_in_run: str) -> Path:
-        """A local path of an artifact."""
-
-
 class LongValues:
     """Moves long values into artifacts and back.
 
@@ -47,7 +39,7 @@ class LongValues:
         on_long_value: `"artifact"`, or `"error"` to refuse them.
     """
 
-    def __init__(self, artifacts: ArtifactStore, on_long_value: OnLongValue) -> None:
+    def __init__(self, artifacts: ArtifactService, on_long_value: OnLongValue) -> None:
         self._artifacts = artifacts
         self._on_long_value = on_long_value
 
@@ -73,16 +65,19 @@ class LongValues:
     def publish(self, run: Run, whole: list[str]) -> None:
         """Keep whole texts as artifacts of their run. To be done before a preview of them is stored."""
         for text in whole:
-            self._artifacts.put_text(run, make_preview(text)[1].path, text)
+            path = make_preview(text)[1].path
+            # Named by its digest: what lies there already is that text.
+            if not self._artifacts.exists(of_run(run, path)):
+                self._artifacts.log(run, partial(_write, text), path)
 
     def whole(self, run: Run, preview: Preview) -> str:
         """Fetch the text that a preview stands for, and check that it is that text."""
         try:
-            content = self._artifacts.get(run, preview.path).read_bytes()
+            content = self._artifacts.load(of_run(run, preview.path), Path.read_bytes)
         except ArtifactNotFound as exc:
             raise ArtifactNotFound(
                 f"run {run.id} keeps a value of {preview.length} characters in {preview.path}, "
-                "and that artifact is gone"
+                f"which can't be read: {exc}"
             ) from exc
         if hashlib.sha256(content).hexdigest() != preview.sha256:
             raise TransferError(f"{preview.path} of run {run.id} is not the value that was logged there")
@@ -95,3 +90,7 @@ def max_tag_length(server_version: str) -> int:
     if len(parts) < 2 or not all(part.isdigit() for part in parts[:2]):
         return OLD_MAX_TAG_LENGTH
     return MAX_TAG_LENGTH if (int(parts[0]), int(parts[1])) >= (2, 19) else OLD_MAX_TAG_LENGTH
+
+
+def _write(text: str, target: Path) -> None:
+    target.write_bytes(text.encode())

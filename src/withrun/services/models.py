@@ -69,16 +69,21 @@ class ModelService:
 
     # --- versions ---
 
+    def check_free(self, run: Run, path_in_run: str) -> None:
+        """Refuse a path of a run at, above or below which another version's artifact lies."""
+        root = f"{run.repo_url.rstrip('/')}/"
+        for record in self.of_run(run.id):
+            taken = self._artifact_url(record, run).removeprefix(root).strip("/")
+            if f"{taken}/".startswith(f"{path_in_run}/") or f"{path_in_run}/".startswith(f"{taken}/"):
+                raise AlreadyExists(
+                    f"version {record.version} of model {record.name!r} lies at {taken!r} of run {run.id}, "
+                    f"and a version is never changed; publish to another path_in_run than {path_in_run!r}"
+                )
+
     def register(
-        self,
-        model: Model,
-        run: Run,
-        path_in_run: str,
-        version: str | None = None,
-        tags: Mapping[str, Any] | None = None,
+        self, model: Model, run: Run, path_in_run: str, tags: Mapping[str, Any] | None = None
     ) -> ModelVersion:
         """Register the artifact at `path_in_run` of a run as the next version of a model."""
-        refuse_chosen_version(version)
         texts = self._translation.to_texts(tags or {}, "tag")
         source = f"{run.repo_url.rstrip('/')}/{path_in_run}"
         record = self._backend.create_version(
@@ -103,18 +108,22 @@ class ModelService:
     def entity(self, record: VersionRecord, model: Model, run: Run | None = None) -> ModelVersion:
         """A version from its record; its run is fetched unless given."""
         if run is None and record.run_id:
-            try:
-                run = self._runs.fetch(record.run_id)
-            except NotFound:
-                run = None  # the run was removed for good, and the registry keeps its versions
+            run = self.run_of(record.run_id)
         return self._build.version(record, model, run, self._artifact_url(record, run))
 
-    def of_run(self, run: Run) -> list[VersionRecord]:
+    def run_of(self, run_id: str) -> Run | None:
+        """The run that made a version; None if it was removed for good: the registry keeps its versions."""
+        try:
+            return self._runs.fetch(run_id)
+        except NotFound:
+            return None
+
+    def of_run(self, run_id: str) -> list[VersionRecord]:
         """Records of the versions that a run made."""
         found: list[VersionRecord] = []
         token = ""
         while True:
-            page = self._backend.search_versions(f"run_id = '{run.id}'", page_token=token)
+            page = self._backend.search_versions(f"run_id = '{run_id}'", page_token=token)
             found += page.items
             token = page.next_token
             if not token:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from withrun.backend import Backend, KeyValue, Metric, RunRecord
+from withrun.backend import Backend, KeyValue, Metric
 from withrun.errors import InvalidArgument
 from withrun.schema import Experiment, Run, RunStatus
 from withrun.services.entities import EntityBuilder
@@ -77,17 +77,14 @@ class RunService:
             start_time=now_ms(),
             tags=tuple(KeyValue(*item) for item in stored.items()),
         )
-        run = self._build.run(record, exp) if not whole else self._after_spill(record, exp, whole)
+        run = self._build.run(record, exp, whole=False)
+        if whole:  # they can only go where the run's artifacts are, which is known once it is created
+            self._long_values.publish(run, whole)
+            self._build.complete(run)
         if scheduled:
             self._backend.update_run(run.id, status=RunStatus.SCHEDULED.value)
             run.status = RunStatus.SCHEDULED
         return run
-
-    def _after_spill(self, record: RunRecord, exp: Experiment, whole: list[str]) -> Run:
-        # The whole texts can only go where the run's artifacts are, which is known once it is created.
-        bare = RunRecord(**{f: getattr(record, f) for f in record.__struct_fields__ if f != "tags"})
-        self._long_values.publish(self._build.run(bare, exp), whole)
-        return self._build.run(record, exp)
 
     def set_running(self, run_id: str) -> None:
         """Set a declared run, or one that is over, RUNNING."""
@@ -104,6 +101,10 @@ class RunService:
         self._writes.flush(run_id)
         record = self._backend.get_run(run_id)
         return self._build.run(record, self._experiments.known(record.experiment_id))
+
+    def complete(self, run: Run) -> Run:
+        """A run that a search found, with its long values."""
+        return self._build.complete(run)
 
     def delete(self, run_id: str) -> None:
         """Mark a run deleted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -36,8 +36,6 @@ class DataTranslation(BaseModel):
         """Flat keys and texts to store; `kind` (param, tag) names them in errors."""
         return values.to_texts(data, kind)
 
-    def from_texts(
-        self, items: Iterable[tuple[str, str]], whole: Callable[[values.Preview], str] | None = None
-    ) -> dict[str, Any]:
-        """Nested data from stored keys and texts; `whole` fetches what a preview stands for."""
-        return values.from_texts(items, whole)
+    def from_texts(self, items: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        """Nested data from stored keys and texts; a preview becomes a `values.PreviewText`."""
+        return values.from_texts(items)

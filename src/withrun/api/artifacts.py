@@ -1,0 +1,140 @@
+"""The methods of an API on artifacts, and on the cache that holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from withrun.api.parts import Part
+from withrun.contract.artifacts import ArtifactsContract
+from withrun.contract.types import MV, Loader, RunLike, Source, T
+from withrun.schema import ModelVersion, Run
+from withrun.services.artifacts import Location, of_run, of_version
+from withrun.services.identify import check_types, run_id, version_key
+
+if TYPE_CHECKING:
+    from withrun.transfer.objmeta import ObjMeta
+
+__all__ = ["ArtifactMethods"]
+
+
+class ArtifactMethods(Part, ArtifactsContract):
+    """What an API does with artifacts; documented in the contract."""
+
+    # --- of runs ---
+
+    def log_run_artifact(  # noqa: D102
+        self,
+        run: RunLike,
+        source: Source,
+        path_in_run: str | None = None,
+        keep_the_source: bool | None = None,
+        allow_duplication: bool | None = None,
+        use_cache: bool | None = None,
+    ) -> None:
+        check_types(
+            path_in_run=(path_in_run, str),
+            keep_the_source=(keep_the_source, bool),
+            allow_duplication=(allow_duplication, bool),
+            use_cache=(use_cache, bool),
+        )
+        self.services.artifacts.log(
+            self._owner(run),
+            source,
+            path_in_run,
+            keep_the_source=keep_the_source,
+            allow_duplication=allow_duplication,
+            use_cache=use_cache,
+        )
+
+    def list_run_artifacts(  # noqa: D102
+        self, run: RunLike, path_in_run: str = ""
+    ) -> list[ObjMeta] | ObjMeta:
+        return self.services.artifacts.list(self._in_run(run, path_in_run))
+
+    def cache_run_artifact(self, run: RunLike, path_in_run: str = "") -> Path:  # noqa: D102
+        return self.services.artifacts.cache(self._in_run(run, path_in_run))
+
+    def get_run_artifact(self, run: RunLike, path_in_run: str = "") -> Path:  # noqa: D102
+        return self.services.artifacts.get(self._in_run(run, path_in_run))
+
+    def load_run_artifact(self, run: RunLike, loader: Loader[T], path_in_run: str = "") -> T:  # noqa: D102
+        return self.services.artifacts.load(self._in_run(run, path_in_run), loader)
+
+    def place_run_artifact(  # noqa: D102
+        self,
+        run: RunLike,
+        target: Path | str,
+        path_in_run: str = "",
+        overwrite: bool = False,
+        link: bool = True,
+    ) -> Path:
+        check_types(target=(target, (Path, str)), overwrite=(overwrite, bool), link=(link, bool))
+        return self.services.artifacts.place(
+            self._in_run(run, path_in_run), target, overwrite=overwrite, link=link
+        )
+
+    def export_run_artifact(  # noqa: D102
+        self, run: RunLike, target: Path | str, path_in_run: str = ""
+    ) -> Path:
+        check_types(target=(target, (Path, str)))
+        return self.services.artifacts.export(self._in_run(run, path_in_run), target)
+
+    def clean_cached_run_artifact(self, run: RunLike, path_in_run: str = "") -> None:  # noqa: D102
+        self.services.artifacts.clean(self._in_run(run, path_in_run))
+
+    # --- of model versions ---
+
+    def list_model_artifact(  # noqa: D102
+        self, model_version: MV, path_suffix: str = ""
+    ) -> list[ObjMeta] | ObjMeta:
+        check_types(path_suffix=(path_suffix, str))
+        return self.services.artifacts.list(self._in_version(model_version).below(path_suffix))
+
+    def cache_model_artifact(self, model_version: MV) -> Path:  # noqa: D102
+        return self.services.artifacts.cache(self._in_version(model_version))
+
+    def get_model_artifact(self, model_version: MV) -> Path:  # noqa: D102
+        return self.services.artifacts.get(self._in_version(model_version))
+
+    def load_model_artifact(self, model_version: MV, loader: Loader[T]) -> T:  # noqa: D102
+        return self.services.artifacts.load(self._in_version(model_version), loader)
+
+    def place_model_artifact(  # noqa: D102
+        self, model_version: MV, target: Path | str, overwrite: bool = False, link: bool = True
+    ) -> Path:
+        check_types(target=(target, (Path, str)), overwrite=(overwrite, bool), link=(link, bool))
+        return self.services.artifacts.place(
+            self._in_version(model_version), target, overwrite=overwrite, link=link
+        )
+
+    def export_model_artifact(self, model_version: MV, target: Path | str) -> Path:  # noqa: D102
+        check_types(target=(target, (Path, str)))
+        return self.services.artifacts.export(self._in_version(model_version), target)
+
+    def clean_cached_model_artifact(self, model_version: MV) -> None:  # noqa: D102
+        self.services.artifacts.clean(self._in_version(model_version))
+
+    # --- the cache as a whole ---
+
+    def clean_all_cache(self) -> None:  # noqa: D102
+        self.services.artifacts.clean_all()
+        self.services.metadata.clean_all()
+
+    def clean_temp_artifacts(self) -> None:  # noqa: D102
+        self.services.artifacts.clean_temp()
+
+    # --- within ---
+
+    def _owner(self, run: RunLike) -> Run:
+        """A run's entity: the caller's own, or one that is fetched."""
+        return run if isinstance(run, Run) else self.services.metadata.run(run_id(run))
+
+    def _in_run(self, run: RunLike, path_in_run: str) -> Location:
+        check_types(path_in_run=(path_in_run, str))
+        return of_run(self._owner(run), path_in_run)
+
+    def _in_version(self, model_version: MV) -> Location:
+        if not isinstance(model_version, ModelVersion):
+            model_version = self.services.metadata.version(*version_key(model_version))
+        return of_version(model_version)

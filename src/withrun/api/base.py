@@ -1,0 +1,227 @@
+"""The API instance: its configuration, and the services behind it."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+from typing_extensions import Self
+
+from withrun.api.artifacts import ArtifactMethods
+from withrun.api.experiments import ExperimentMethods
+from withrun.api.models import ModelMethods
+from withrun.api.rebuild import rebuild
+from withrun.api.runs import RunMethods
+from withrun.backend import Backend
+from withrun.cache.serializer import EntitySerializer
+from withrun.contract import MlflowApiContract
+from withrun.errors import InvalidArgument
+from withrun.handles import RunApi, lifecycle
+from withrun.query.pushing import NoPushDown, PushDown
+from withrun.services.assembly import Options, Services, assemble
+from withrun.services.long_values import OnLongValue
+from withrun.services.tag_keys import DataTranslation, TagKeys
+from withrun.transfer.file_transfer import FileTransfer
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["BaseMlflowApi"]
+
+_KEPT_HANDLES = 256
+"""Handles of runs that are logged to by ID; older ones are fetched again."""
+
+
+class BaseMlflowApi(
+    ExperimentMethods, RunMethods, ModelMethods, ArtifactMethods, BaseModel, MlflowApiContract, ABC
+):
+    """An experiment tracker and model registry. Instances are independent of each other and of all globals.
+
+    A provider subclasses it with its configuration and `_connect`.
+
+    Attributes:
+        cache_dir: root of cached metadata and artifacts; None: the provider chooses.
+        offline_mode: nothing talks to the tracking server; reads use cached metadata and artifacts.
+        pull_artifacts_in_offline_mode: offline, still pull artifacts from storage.
+        temp_artifacts_dir: where dumper callbacks write before publishing; None: inside the cache.
+        cache_local_artifacts: use the cache even for artifacts on the local file system.
+        always_pull_artifacts: sync with the run's artifact folder even on a cache hit.
+        file_transfer: up- and downloads and listings.
+        entity_serializer: how cached metadata is written.
+        tag_keys: the tags in which relations between runs are kept.
+        data_translation: how params and tags are written and read.
+        on_long_value: a param or tag longer than the store takes becomes an artifact, or an error.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
+
+    cache_dir: Path | None = None
+    offline_mode: bool = False
+    pull_artifacts_in_offline_mode: bool = False
+    temp_artifacts_dir: Path | None = None
+    cache_local_artifacts: bool = False
+    always_pull_artifacts: bool = False
+    file_transfer: FileTransfer = Field(default_factory=FileTransfer)
+    entity_serializer: EntitySerializer = Field(default_factory=EntitySerializer)
+    tag_keys: TagKeys = Field(default_factory=TagKeys)
+    data_translation: DataTranslation = Field(default_factory=DataTranslation)
+    on_long_value: OnLongValue = "artifact"
+
+    _services: Services | None = PrivateAttr(default=None)
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _handles: dict[str, RunApi] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **conf: Any) -> None:
+        self._refuse_unknown_fields(conf)
+        try:
+            super().__init__(**conf)
+        except ValidationError as exc:
+            raise InvalidArgument(self._explain(exc)) from None  # the original may hold credentials
+
+    @abstractmethod
+    def _connect(self) -> Backend:
+        """Make the backend; must not talk to the server yet."""
+
+    def _http(self) -> httpx.Client | None:
+        """The tracking server's HTTP client, for artifacts that it serves; None for a store without one."""
+        return None
+
+    def _push_down(self) -> PushDown:
+        """What the backend's filter strings can answer; nothing, unless a provider says more."""
+        return NoPushDown()
+
+    def run_handle(self, run_id: str) -> RunApi:
+        """A handle to log to a run by: the one that it is held open by, else one that was fetched once."""
+        held = lifecycle.open_handle(self, run_id)
+        if held is not None:
+            return held
+        known = self._handles.get(run_id)
+        if known is None:
+            known = self._handles[run_id] = self.get_run(run_id)
+            while len(self._handles) > _KEPT_HANDLES:
+                self._handles.pop(next(iter(self._handles)), None)
+        return known
+
+    @property
+    def services(self) -> Services:
+        """What stands behind the methods; put together on first use."""
+        services = self._services
+        if services is None:
+            with self._lock:
+                services = self._services
+                if services is None:
+                    services = self._services = self._assemble()
+        return services
+
+    @property
+    def store_uri(self) -> str:
+        """The store's normalised URI, without credentials."""
+        return self.services.backend.store_uri
+
+    @property
+    def in_offline_mode(self) -> Self:
+        """An offline copy of this API."""
+        return self.model_copy(update={"offline_mode": True})
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return once all that was logged through this API is in the store.
+
+        Args:
+            timeout: seconds; None waits without limit.
+
+        Raises:
+            TimeoutError: it is not after that time; it stays to be delivered.
+        """
+        self.services.writes.flush(None, timeout)
+
+    def close(self) -> None:
+        """Flush, and let go of connections. The API can't be used afterwards."""
+        if self._services is not None:
+            self._services.writes.close()
+            self._services.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
+        """A copy with other field values, checked as new ones are; it runs its own services."""
+        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**fields, **(update or {})})
+
+    # An instance is itself and no other: contexts, handles and caches tell instances apart.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __copy__(self) -> Self:
+        return self.model_copy()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self  # immutable, and a copy of a handle stays with its API
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return rebuild, (type(self), self._portable_conf())
+
+    def _portable_conf(self) -> dict[str, Any]:
+        """The configuration that was given, less credentials, for a pickle."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    def _assemble(self) -> Services:
+        return assemble(
+            self._connect(),
+            Options(
+                cache_dir=self.cache_dir,
+                temp_artifacts_dir=self.temp_artifacts_dir,
+                offline_mode=self.offline_mode,
+                pull_artifacts_in_offline_mode=self.pull_artifacts_in_offline_mode,
+                cache_local_artifacts=self.cache_local_artifacts,
+                always_pull_artifacts=self.always_pull_artifacts,
+                file_transfer=self.file_transfer,
+                entity_serializer=self.entity_serializer,
+                tag_keys=self.tag_keys,
+                data_translation=self.data_translation,
+                on_long_value=self.on_long_value,
+            ),
+            self._http,
+            NoPushDown if self.offline_mode else self._push_down,
+        )
+
+    @classmethod
+    def conf_schema(cls) -> dict[str, Any]:
+        """The JSON schema of the configuration; a field that takes objects, such as a class, is left open."""
+        return cls.model_json_schema(schema_generator=_OpenSchema)
+
+    @classmethod
+    def _refuse_unknown_fields(cls, conf: dict[str, Any]) -> None:
+        for name in conf.keys() - cls.model_fields.keys():
+            near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(cls.model_fields))}"
+            raise InvalidArgument(f"{cls.__name__} has no configuration field {name!r}; {hint}")
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> str:
+        problems = [
+            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors(include_url=False, include_input=False)
+        ]
+        return f"the configuration of {cls.__name__} is not valid: {'; '.join(problems)}"
+
+
+class _OpenSchema(GenerateJsonSchema):
+    """Says "anything" of what JSON can't describe, where pydantic would raise."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
+        return {}

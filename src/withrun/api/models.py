@@ -1,0 +1,136 @@
+"""The methods of an API on registered models and their versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from withrun.api.parts import Part
+from withrun.contract.models import ModelsContract
+from withrun.contract.types import MV, ModelLike, Query, RunLike, Sorting, Source
+from withrun.handles import ModelApi, ModelVersionApi
+from withrun.schema import Model, ModelVersion, Run
+from withrun.services.artifacts import of_run
+from withrun.services.identify import check_types, model_name, run_id, version_key
+from withrun.services.models import refuse_chosen_version
+
+if TYPE_CHECKING:
+    from withrun.query.search import Results
+
+__all__ = ["ModelMethods"]
+
+
+class ModelMethods(Part, ModelsContract):
+    """What an API does with registered models and versions; documented in the contract."""
+
+    def create_model(self, name: str, tags: Mapping[str, Any] | None = None) -> ModelApi:  # noqa: D102
+        self._need_server("create_model", "get_or_create_model works offline")
+        return ModelApi.of(self._api, self.services.models.create(name, tags))
+
+    def get_or_create_model(self, name: str) -> ModelApi:  # noqa: D102
+        return ModelApi.of(self._api, self.services.models.get_or_create(name))
+
+    def get_model(self, model: ModelLike, *, force_cache_refresh: bool = False) -> ModelApi:  # noqa: D102
+        return ModelApi.of(self._api, self.services.metadata.model(model_name(model), force_cache_refresh))
+
+    def find_models(self, query: Query = None, sorting: Sorting = None) -> Results[ModelApi]:  # noqa: D102
+        return self.services.search.models(query, sorting, lambda model: ModelApi.of(self._api, model))
+
+    def set_tags_on_model(self, model: ModelLike, tags: Mapping[str, Any]) -> ModelApi:  # noqa: D102
+        self._need_server("set_tags_on_model")
+        self.services.models.set_tags(model_name(model), tags)
+        fresh = ModelApi.of(self._api, self.services.models.fetch(model_name(model)))
+        return model._take(fresh) if isinstance(model, ModelApi) else fresh
+
+    def get_model_url(self, model: ModelLike) -> str:  # noqa: D102
+        return self._page(f"models/{quote(model_name(model), safe='')}")
+
+    def cache_model_meta(self, model: ModelLike) -> ModelApi:  # noqa: D102
+        return self.get_model(model, force_cache_refresh=True)
+
+    def export_model_meta(self, model: ModelLike, target: Path | str) -> Path:  # noqa: D102
+        return self.services.metadata.export(self.get_model(model), Path(target))
+
+    def log_model_version(  # noqa: D102
+        self,
+        model: ModelLike,
+        run: RunLike,
+        source: Source,
+        path_in_run: str | None = None,
+        keep_the_source: bool | None = None,
+        allow_duplication: bool | None = None,
+        use_cache: bool | None = None,
+        version: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> ModelVersionApi:
+        check_types(version=(version, str), path_in_run=(path_in_run, str))
+        refuse_chosen_version(version)
+        owner = run if isinstance(run, Run) else self._api.get_run(run_id(run))
+        services = self.services
+        entity = model if isinstance(model, Model) else services.models.get_or_create(model_name(model))
+        where = of_run(owner, path_in_run or entity.name)
+        services.models.check_free(owner, where.path)
+        services.artifacts.log(
+            owner,
+            source,
+            where.path,
+            keep_the_source=keep_the_source,
+            allow_duplication=allow_duplication,
+            use_cache=use_cache,
+        )
+        registered = services.models.register(entity, owner, where.path, tags)
+        return ModelVersionApi.of(self._api, registered)
+
+    def get_model_version(  # noqa: D102
+        self, model_version: MV, *, force_cache_refresh: bool = False
+    ) -> ModelVersionApi:
+        name, version = version_key(model_version)
+        return ModelVersionApi.of(
+            self._api, self.services.metadata.version(name, version, force_cache_refresh)
+        )
+
+    def find_model_versions(  # noqa: D102
+        self, query: Query = None, sorting: Sorting = None
+    ) -> Results[ModelVersionApi]:
+        return self.services.search.versions(query, sorting, self._version_handle)
+
+    def set_tags_on_model_version(  # noqa: D102
+        self, model_version: MV, tags: Mapping[str, Any]
+    ) -> ModelVersionApi:
+        self._need_server("set_tags_on_model_version")
+        models = self.services.models
+        name, version = models.resolve(*version_key(model_version))
+        models.set_version_tags(name, version, tags)
+        fresh = self._version_handle(models.fetch_version(name, version))
+        return model_version._take(fresh) if isinstance(model_version, ModelVersionApi) else fresh
+
+    def get_model_version_url(self, model_version: MV) -> str:  # noqa: D102
+        name, version = version_key(model_version)
+        if version.startswith("@"):
+            version = self.get_model_version(model_version).version
+        return self._page(f"models/{quote(name, safe='')}/versions/{quote(version, safe='')}")
+
+    def cache_model_version_meta(self, model_version: MV) -> ModelVersionApi:  # noqa: D102
+        return self.get_model_version(model_version, force_cache_refresh=True)
+
+    def export_model_version_meta(  # noqa: D102
+        self, mv: ModelVersion | tuple[str, str], target: Path | str
+    ) -> Path:
+        return self.services.metadata.export(self.get_model_version(mv), Path(target))
+
+    def find_versions_of_model(
+        self, model: ModelLike, query: Query = None, sorting: Sorting = None
+    ) -> Results[ModelVersionApi]:
+        """Search the versions of one registered model."""
+        return self.services.search.versions(query, sorting, self._version_handle, name=model_name(model))
+
+    def find_versions_of_run(
+        self, run: RunLike, query: Query = None, sorting: Sorting = None
+    ) -> Results[ModelVersionApi]:
+        """Search the model versions that one run made."""
+        return self.services.search.versions(query, sorting, self._version_handle, run_id=run_id(run))
+
+    def _version_handle(self, version: ModelVersion) -> ModelVersionApi:
+        return ModelVersionApi.of(self._api, version)

@@ -1,0 +1,126 @@
+"""The methods of an API on runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from withrun import context
+from withrun.api.parts import Part
+from withrun.contract.runs import RunsContract
+from withrun.contract.types import Exp, Query, RunLike, Sorting
+from withrun.handles import RunApi, lifecycle
+from withrun.schema import Experiment, Run, RunStatus
+from withrun.services.identify import check_types, end_status, experiment_id, run_id
+
+if TYPE_CHECKING:
+    from withrun.query.search import Results
+
+__all__ = ["RunMethods"]
+
+
+class RunMethods(Part, RunsContract):
+    """What an API does with runs; documented in the contract."""
+
+    def create_run(  # noqa: D102
+        self,
+        exp: Exp,
+        name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        repo: str | None = None,
+        parent: RunLike | None = None,
+    ) -> RunApi:
+        return self._create(exp, name, tags, repo, parent, scheduled=True)
+
+    def start_run(  # noqa: D102
+        self,
+        exp: Exp,
+        name: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        repo: str | None = None,
+        parent: RunLike | None = None,
+        *,
+        nested: bool = False,
+    ) -> RunApi:
+        if parent is None:
+            if nested:
+                parent = context.active(self)
+            else:
+                lifecycle.check_may_start(self._api)
+        lifecycle.end_left_open_by_cell(self._api)
+        run = self._create(exp, name, tags, repo, parent)
+        run.adopt(lifecycle.make_active(run))
+        return run
+
+    def resume_run(self, run: RunLike) -> RunApi:  # noqa: D102
+        handle = self._handle(run)
+        lifecycle.resume(handle)
+        return handle
+
+    def end_run(self, run: RunLike, succeeded: bool | str | RunStatus = True) -> RunApi:  # noqa: D102
+        status = end_status(succeeded)
+        handle = self._handle(run)
+        lifecycle.end(handle, status)
+        return handle
+
+    def get_run(self, run: RunLike, *, force_cache_refresh: bool = False) -> RunApi:  # noqa: D102
+        return RunApi.of(self._api, self.services.metadata.run(run_id(run), force_cache_refresh))
+
+    def find_runs(self, query: Query = None, sorting: Sorting = None) -> Results[RunApi]:  # noqa: D102
+        return self.services.search.runs(query, sorting, lambda run: RunApi.of(self._api, run))
+
+    def find_child_runs(self, parent: RunLike) -> Results[RunApi]:  # noqa: D102
+        key = self._api.tag_keys.parent
+        return self.find_runs({f"tags.{key}": run_id(parent)})
+
+    def set_tags_on_run(self, run: RunLike, tags: Mapping[str, Any]) -> RunApi:  # noqa: D102
+        return self._handle(run).set_tags(tags)
+
+    def log_params(self, run: RunLike, params: Mapping[str, Any]) -> RunApi:  # noqa: D102
+        return self._handle(run).log_params(params)
+
+    def log_metrics(self, run: RunLike, metrics: Mapping[str, Any]) -> RunApi:  # noqa: D102
+        return self._handle(run).log_metrics(metrics)
+
+    def get_run_url(self, run: RunLike, exp: Exp | None = None) -> str:  # noqa: D102
+        if exp is None:
+            exp = self._handle(run).exp
+        return self._page(f"experiments/{experiment_id(exp)}/runs/{run_id(run)}")
+
+    def cache_run_meta(self, run: RunLike) -> RunApi:  # noqa: D102
+        return self.get_run(run, force_cache_refresh=True)
+
+    def export_run_meta(self, run: RunLike, target: Path | str) -> Path:  # noqa: D102
+        return self.services.metadata.export(self.get_run(run), Path(target))
+
+    def find_runs_of(self, exp: Exp, query: Query = None, sorting: Sorting = None) -> Results[RunApi]:
+        """Search the runs of one experiment."""
+        return self.services.search.runs(
+            query, sorting, lambda run: RunApi.of(self._api, run), experiment_id(exp)
+        )
+
+    def _create(
+        self,
+        exp: Exp,
+        name: str | None,
+        tags: Mapping[str, Any] | None,
+        repo: str | None,
+        parent: RunLike | None,
+        *,
+        scheduled: bool = False,
+    ) -> RunApi:
+        check_types(name=(name, str), repo=(repo, str))
+        parent_id = None if parent is None else run_id(parent)
+        experiments = self.services.experiments
+        entity = exp if isinstance(exp, Experiment) else experiments.fetch_active(experiment_id(exp))
+        run = self.services.runs.create(entity, name, tags, repo, parent_id, scheduled=scheduled)
+        return RunApi.of(self._api, run)
+
+    def _handle(self, run: RunLike) -> RunApi:
+        """A handle with the run's current fields: the caller's own, or one that is fetched."""
+        if isinstance(run, RunApi) and run.api is self._api:
+            return run
+        if isinstance(run, Run):
+            return RunApi.of(self._api, run)
+        return lifecycle.open_handle(self._api, run_id(run)) or self.get_run(run)

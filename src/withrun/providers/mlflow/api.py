@@ -1,0 +1,103 @@
+"""The API on MLflow: configuration, and which backend it connects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import Field, PrivateAttr, model_validator
+
+from withrun.api import BaseMlflowApi
+from withrun.backend import Backend, FilterGrammar
+from withrun.providers.mlflow.default_store import default_tracking_uri
+from withrun.providers.mlflow.pushdown import MlflowPushDown
+from withrun.providers.mlflow.server_url import parse_server_url
+from withrun.providers.mlflow.settings import ClientSettings
+from withrun.query.pushing import PushDown
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["MlflowApi"]
+
+_CREDENTIALS = {"headers", "token", "username", "password", "client_key_password", "proxy"}
+"""Fields of `ClientSettings` that hold, or may hold, credentials: kept out of pickles."""
+
+
+class MlflowApi(BaseMlflowApi):
+    """An API on an MLflow tracking server, or on any store that MLflow knows.
+
+    Attributes:
+        tracking_uri: a server's URL, `sqlite:///PATH`, or another store's URI; default: what a bare
+            `mlflow ui` in the current folder would show. Credentials in it are moved to `client_settings`.
+        healthcheck: ask the server whether it answers when the API is made.
+        client_settings: timeouts, retries, headers, credentials and TLS of this instance.
+        query_push_down: makes what tells which conditions of a query the store can answer.
+    """
+
+    tracking_uri: str = Field(default_factory=default_tracking_uri)
+    healthcheck: bool = True
+    client_settings: ClientSettings = Field(default_factory=ClientSettings)
+
+    query_push_down: Callable[[FilterGrammar], PushDown] = MlflowPushDown
+
+    _backend: Backend = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move_credentials(cls, conf: Any) -> Any:
+        """Take user name and password out of a server's URL, so that the URL can be shown."""
+        uri = conf.get("tracking_uri") if isinstance(conf, dict) else None
+        if not isinstance(uri, str) or not _is_server(uri):
+            return conf
+        server = parse_server_url(uri)
+        settings = conf.get("client_settings") or {}
+        if isinstance(settings, ClientSettings):
+            settings = {name: getattr(settings, name) for name in settings.model_fields_set}
+        if server.username is not None:
+            settings = {"username": server.username, "password": server.password or "", **settings}
+        return {**conf, "tracking_uri": server.url, "client_settings": settings}
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Choose the backend and the default cache; the backend is asked only if its health is checked."""
+        super().model_post_init(context)
+        self._backend = self._make_backend()
+        if self.cache_dir is None:
+            key = hashlib.sha256(self._backend.store_uri.encode()).hexdigest()[:16]
+            object.__setattr__(self, "cache_dir", Path(platformdirs.user_cache_dir("withrun")) / key)
+        if self.healthcheck and not self.offline_mode and _is_server(self.tracking_uri):
+            self._backend.server_info()
+
+    def _make_backend(self) -> Backend:
+        # Each imports what it needs: a session against a server never imports MLflow.
+        if _is_server(self.tracking_uri):
+            from withrun.providers.mlflow.rest import RestBackend
+
+            return RestBackend(self.tracking_uri, self.client_settings)
+        from withrun.providers.mlflow.store import StoreBackend
+
+        return StoreBackend(self.tracking_uri)
+
+    def _connect(self) -> Backend:
+        return self._backend
+
+    def _http(self) -> httpx.Client | None:
+        return getattr(self._backend, "http", None)
+
+    def _push_down(self) -> PushDown:
+        return self.query_push_down(self._backend.grammar)
+
+    def _portable_conf(self) -> dict[str, Any]:
+        conf = super()._portable_conf()
+        conf["tracking_uri"] = self._backend.store_uri
+        given = self.client_settings.model_fields_set - _CREDENTIALS
+        conf["client_settings"] = {name: getattr(self.client_settings, name) for name in given}
+        return conf
+
+
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme.lower() in ("http", "https")

@@ -1,0 +1,112 @@
+"""The services of one API instance, put together once on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING
+
+from withrun.backend import Backend
+from withrun.cache.artifacts import ArtifactCache
+from withrun.cache.serializer import EntitySerializer
+from withrun.query.pushing import PushDown
+from withrun.services.artifacts import ArtifactService
+from withrun.services.entities import EntityBuilder
+from withrun.services.experiments import ExperimentService
+from withrun.services.long_values import LongValues, OnLongValue
+from withrun.services.metadata import MetadataService
+from withrun.services.models import ModelService
+from withrun.services.offline import offline_backend
+from withrun.services.runs import RunService
+from withrun.services.search import SearchService
+from withrun.services.tag_keys import DataTranslation, TagKeys
+from withrun.services.writes import DirectWrites, WritePath
+from withrun.transfer.file_transfer import FileTransfer
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Options", "Services", "assemble"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of an API's configuration the services need; see the fields of `BaseMlflowApi`."""
+
+    cache_dir: Path | None
+    temp_artifacts_dir: Path | None
+    offline_mode: bool
+    pull_artifacts_in_offline_mode: bool
+    cache_local_artifacts: bool
+    always_pull_artifacts: bool
+    file_transfer: FileTransfer
+    entity_serializer: EntitySerializer
+    tag_keys: TagKeys
+    data_translation: DataTranslation
+    on_long_value: OnLongValue
+
+
+@dataclass(frozen=True)
+class Services:
+    """What stands behind the methods of an API."""
+
+    backend: Backend
+    writes: WritePath
+    experiments: ExperimentService
+    runs: RunService
+    models: ModelService
+    artifacts: ArtifactService
+    metadata: MetadataService
+    search: SearchService
+
+
+def assemble(
+    connected: Backend,
+    options: Options,
+    http: Callable[[], httpx.Client | None],
+    push_down: Callable[[], PushDown],
+) -> Services:
+    """Put the services of one API together.
+
+    Args:
+        connected: the provider's backend; only its name is used in offline mode.
+        options: the API's configuration.
+        http: gives the tracking server's HTTP client, or None for a store without one.
+        push_down: gives what the backend's filter strings can answer; called when something is searched.
+    """
+    backend = offline_backend(connected.store_uri) if options.offline_mode else connected
+    cache_dir = options.cache_dir
+    artifacts = ArtifactService(
+        transfer=options.file_transfer,
+        cache=None if cache_dir is None else ArtifactCache(cache_dir),
+        http=http,
+        temp_artifacts_dir=options.temp_artifacts_dir or (cache_dir or Path(gettempdir())) / "temp-artifacts",
+        offline_mode=options.offline_mode,
+        pull_artifacts_in_offline_mode=options.pull_artifacts_in_offline_mode,
+        cache_local_artifacts=options.cache_local_artifacts,
+        always_pull_artifacts=options.always_pull_artifacts,
+    )
+    long_values = LongValues(artifacts, options.on_long_value)
+    build = EntityBuilder(options.tag_keys, options.data_translation, long_values.whole)
+    writes = DirectWrites(backend)
+    experiments = ExperimentService(backend, build, options.data_translation)
+    runs = RunService(
+        backend, writes, experiments, long_values, build, options.tag_keys, options.data_translation
+    )
+    models = ModelService(backend, runs, build, options.data_translation)
+    metadata = MetadataService(
+        cache_dir, options.entity_serializer, options.offline_mode, experiments, runs, models
+    )
+    search = SearchService(
+        backend,
+        push_down,
+        writes,
+        build,
+        experiments,
+        runs,
+        models,
+        cached=metadata if options.offline_mode else None,
+    )
+    return Services(backend, writes, experiments, runs, models, artifacts, metadata, search)

@@ -1,0 +1,125 @@
+"""Entities by identifier: from the store, or offline from cached metadata; caching and exporting them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from withrun.cache.metadata import MetadataCache
+from withrun.cache.serializer import EntitySerializer
+from withrun.errors import CacheError, InvalidArgument, NotCached, OfflineError
+from withrun.schema import Experiment, Model, ModelVersion, Run
+from withrun.services.experiments import ExperimentService
+from withrun.services.models import ModelService
+from withrun.services.runs import RunService
+
+__all__ = ["MetadataService"]
+
+E = TypeVar("E", Experiment, Run, Model, ModelVersion)
+
+
+class MetadataService:
+    """Fetches entities, keeps them for offline use, and exports them.
+
+    Args:
+        root: the cache folder; None if the API has none.
+        serializer: how metadata is written.
+        offline: read what is cached, and ask no server.
+    """
+
+    def __init__(
+        self,
+        root: Path | None,
+        serializer: EntitySerializer,
+        offline: bool,
+        experiments: ExperimentService,
+        runs: RunService,
+        models: ModelService,
+    ) -> None:
+        self._root = root
+        self._serializer = serializer
+        self._cache = None if root is None else MetadataCache(root, serializer)
+        self._offline = offline
+        self._experiments = experiments
+        self._runs = runs
+        self._models = models
+
+    @property
+    def cache(self) -> MetadataCache:
+        """The cached metadata.
+
+        Raises:
+            CacheError: the API has no cache.
+        """
+        if self._cache is None:
+            raise CacheError("this API has no cache; give it a cache_dir")
+        return self._cache
+
+    def exp(self, experiment_id: str, refresh: bool = False) -> Experiment:
+        """An experiment; `refresh` also writes it to the cache."""
+        return self._entity(
+            f"experiment {experiment_id!r}",
+            refresh,
+            lambda: self._experiments.fetch(experiment_id),
+            lambda cache: cache.experiment(experiment_id),
+        )
+
+    def run(self, run_id: str, refresh: bool = False) -> Run:
+        """A run; `refresh` also writes it, with its experiment, to the cache."""
+        return self._entity(
+            f"run {run_id!r}", refresh, lambda: self._runs.fetch(run_id), lambda cache: cache.run(run_id)
+        )
+
+    def model(self, name: str, refresh: bool = False) -> Model:
+        """A registered model; `refresh` also writes it to the cache."""
+        return self._entity(
+            f"model {name!r}", refresh, lambda: self._models.fetch(name), lambda cache: cache.model(name)
+        )
+
+    def version(self, name: str, version: str, refresh: bool = False) -> ModelVersion:
+        """A model version; `refresh` also writes it, with its model and run, to the cache."""
+        if self._offline and version.startswith("@"):
+            raise OfflineError(
+                f"which version of model {name!r} the alias {version!r} names, the server alone knows, "
+                "and this API is offline; give the version's number"
+            )
+        return self._entity(
+            f"version {version!r} of model {name!r}",
+            refresh,
+            lambda: self._models.fetch_version(name, version),
+            lambda cache: cache.version(name, version),
+        )
+
+    def export(self, entity: Experiment | Run | Model | ModelVersion, target: Path) -> Path:
+        """Write an entity, and those that it refers to, to a folder laid out as a cache; returns its file."""
+        if self._root is not None and target.resolve() == self._root.resolve():
+            raise InvalidArgument(f"can't export to {str(target)!r}: it is the cache itself")
+        return MetadataCache(target, self._serializer).put(entity)
+
+    def clean_all(self) -> None:
+        """Remove all cached metadata."""
+        if self._cache is not None:
+            self._cache.clean()
+
+    def _entity(
+        self,
+        what: str,
+        refresh: bool,
+        fetch: Callable[[], E],
+        cached: Callable[[MetadataCache], E | None],
+    ) -> E:
+        if not self._offline:
+            entity = fetch()
+            if refresh:
+                self.cache.put(entity)
+            return entity
+        if refresh:
+            raise OfflineError(f"{what} can't be cached anew: that needs the server, and this API is offline")
+        found = cached(self.cache)
+        if found is None:
+            raise NotCached(
+                f"{what} is not in the cached metadata of {str(self._root)!r}, and this API is offline; "
+                "cache or export it while online"
+            )
+        return found

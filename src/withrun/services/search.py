@@ -1,0 +1,175 @@
+"""Searching: from a query to entities, streamed from the store or from cached metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from withrun.backend import (
+    Backend,
+    ExperimentRecord,
+    ModelRecord,
+    RunRecord,
+    VersionRecord,
+)
+from withrun.cache.metadata import MetadataCache
+from withrun.errors import CacheError, InvalidArgument
+from withrun.query.fields import Kind
+from withrun.query.plan import Plan, make_plan
+from withrun.query.pushing import PushDown
+from withrun.query.search import PageSource, Results
+from withrun.query.sources import BackendSource, ListSource
+from withrun.schema import Experiment, Model, ModelVersion, Run
+from withrun.services.entities import EntityBuilder
+from withrun.services.experiments import ExperimentService
+from withrun.services.identify import version_key
+from withrun.services.metadata import MetadataService
+from withrun.services.models import ModelService
+from withrun.services.runs import RunService
+from withrun.services.writes import WritePath
+
+__all__ = ["SearchService"]
+
+E = TypeVar("E")
+T = TypeVar("T")
+
+Query = Mapping[str, Any] | str | None
+
+
+class SearchService:
+    """What an API finds: plans a query, and searches the backend.
+
+    Args:
+        backend: where to search.
+        push_down: what the backend's filter strings can answer.
+        writes: flushed before a search, so that it sees what was logged here.
+        build: makes entities of records.
+        experiments: remembers the experiments of runs.
+        runs: fetches the runs of versions, and long values.
+        models: makes versions of records.
+        cached: search what is cached in place of the backend.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        push_down: Callable[[], PushDown],
+        writes: WritePath,
+        build: EntityBuilder,
+        experiments: ExperimentService,
+        runs: RunService,
+        models: ModelService,
+        cached: MetadataService | None = None,
+    ) -> None:
+        self._cached = cached
+        self._backend = backend
+        self._push_down = push_down
+        self._writes = writes
+        self._build = build
+        self._experiments = experiments
+        self._runs = runs
+        self._models = models
+
+    def plan(self, query: Query, sorting: Any, kind: Kind) -> Plan:
+        """How a search would be answered; asks the store nothing but its version."""
+        return make_plan(query, sorting, kind, self._push_down(), grammar=self._backend.grammar.name)
+
+    def exps(self, query: Query, sorting: Any, wrap: Callable[[Experiment], T]) -> Results[T]:
+        """Search experiments."""
+        source: PageSource[Any, Experiment]
+        if self._cached is not None:
+            source = ListSource(lambda: list(self._cache.experiments()), lambda exp: exp.id)
+        else:
+            source = BackendSource[ExperimentRecord, Experiment](
+                self._backend, "experiments", lambda records: [self._build.experiment(r) for r in records]
+            )
+        return Results(self.plan(query, sorting, "experiments"), source, wrap)
+
+    def runs(
+        self, query: Query, sorting: Any, wrap: Callable[[Run], T], experiment_id: str | None = None
+    ) -> Results[T]:
+        """Search runs, of one experiment if given."""
+        self._writes.flush()
+        source: PageSource[Any, Run]
+        if self._cached is not None:
+            source = ListSource(lambda: list(self._cache.runs()), lambda run: run.id)
+        else:
+            source = BackendSource[RunRecord, Run](
+                self._backend,
+                "runs",
+                self._runs_of,
+                experiment=self._build.experiment,
+                complete=self._runs.complete,
+            )
+        if isinstance(query, str) and experiment_id is not None:
+            plan = self.plan(query, sorting, "runs")
+            searches = tuple(replace(search, experiments=(experiment_id,)) for search in plan.searches)
+            return Results(replace(plan, searches=searches), source, wrap)
+        narrowed = _narrowed(query, {"exp.id": experiment_id})
+        return Results(self.plan(narrowed, sorting, "runs"), source, wrap)
+
+    def models(self, query: Query, sorting: Any, wrap: Callable[[Model], T]) -> Results[T]:
+        """Search registered models."""
+        source: PageSource[Any, Model]
+        if self._cached is not None:
+            source = ListSource(lambda: list(self._cache.models()), lambda model: model.name)
+        else:
+            source = BackendSource[ModelRecord, Model](
+                self._backend, "models", lambda records: [self._build.model(r) for r in records]
+            )
+        return Results(self.plan(query, sorting, "models"), source, wrap)
+
+    def versions(
+        self,
+        query: Query,
+        sorting: Any,
+        wrap: Callable[[ModelVersion], T],
+        name: str | None = None,
+        run_id: str | None = None,
+    ) -> Results[T]:
+        """Search model versions, of one model or one run if given."""
+        source: PageSource[Any, ModelVersion]
+        if self._cached is not None:
+            source = ListSource(lambda: list(self._cache.versions()), version_key)
+        else:
+            source = BackendSource[VersionRecord, ModelVersion](self._backend, "versions", self._versions_of)
+        narrowed = _narrowed(query, {"model.name": name, "run.id": run_id})
+        return Results(self.plan(narrowed, sorting, "versions"), source, wrap)
+
+    @property
+    def _cache(self) -> MetadataCache:
+        if self._cached is None:
+            raise CacheError("this API is not offline, so that its cache is not what is searched")
+        return self._cached.cache
+
+    def _runs_of(self, records: Sequence[RunRecord]) -> list[Run]:
+        return [self._build.run(r, self._experiments.known(r.experiment_id), whole=False) for r in records]
+
+    def _versions_of(self, records: Sequence[VersionRecord]) -> list[ModelVersion]:
+        models = {r.name: self._models.fetch(r.name) for r in {r.name: r for r in records}.values()}
+        runs = {run_id: self._models.run_of(run_id) for run_id in {r.run_id for r in records if r.run_id}}
+        return [self._models.entity(r, models[r.name], runs.get(r.run_id)) for r in records]
+
+
+def _narrowed(query: Query, fields: Mapping[str, str | None]) -> Query:
+    """A query whose matches also have those values."""
+    wanted = {field: value for field, value in fields.items() if value is not None}
+    if not wanted:
+        return query
+    if isinstance(query, str):
+        # MLflow's grammar has AND alone, so that a clause can be added to any filter string.
+        names = {"model.name": "name", "run.id": "run_id"}
+        clauses = [f"{names[field]} = {_quoted(value)}" for field, value in wanted.items()]
+        return " AND ".join([*([query] if query.strip() else []), *clauses])
+    return {"$and": [wanted, query]} if query else wanted
+
+
+def _quoted(text: str) -> str:
+    if "'" not in text:
+        return f"'{text}'"
+    if '"' not in text:
+        return f'"{text}"'
+    raise InvalidArgument(
+        f"{text!r} holds both kinds of quotes, which a filter string can't say; give the query as a dict"
+    )
