@@ -24,8 +24,9 @@ import msgspec
 
 from withrun.cache import lending
 from withrun.cache.layout import Key
-from withrun.cache.locks import exclusive, reading, try_exclusive
+from withrun.cache.locks import exclusive, reading, removing, try_exclusive
 from withrun.cache.manifest import seal
+from withrun.cache.opened import nothing_open_below
 from withrun.cache.versions import (
     CURRENT,
     began,
@@ -59,9 +60,9 @@ class ArtifactCache:
     """
 
     def __init__(self, root: Path, *, portable: bool = False) -> None:
-        self.root = root
+        self.root = root.absolute()  # links lead here, from anywhere
         self._portable = portable
-        self.artifacts = root / "artifacts"
+        self.artifacts = self.root / "artifacts"
         self._base = str(self.artifacts)  # looking up is hot, and strings are quicker than paths
 
     # --- looking up ---
@@ -149,7 +150,7 @@ class ArtifactCache:
         Raises:
             CacheError: it can't be written (disk full, no permission), or is not fit to be served.
         """
-        with _explained(key, self.root), exclusive(self._lock(key.folder), what=str(key)):
+        with _explained(key, self.root), exclusive(self._lock_of(self.artifacts / key.folder), what=str(key)):
             for _ in range(_ATTEMPTS):
                 version, path = self._cover(key)
                 if version is not None and path is not None and began(Path(version).name) >= since:
@@ -194,8 +195,7 @@ class ArtifactCache:
         while True:
             changes = self._changes(key.owner)
             try:
-                fresh = time.time() - part.stat().st_mtime < _RESUME_WITHIN
-                if fresh and (part / "changes").read_text() == changes:
+                if _is_resumable(part) and (part / "changes").read_text() == changes:
                     return changes
             except FileNotFoundError:
                 pass
@@ -247,6 +247,33 @@ class ArtifactCache:
         for folder in found:
             yield folder, _key_of(folder)
 
+    def sweep(self, folder: Path) -> None:
+        """Remove from an entry's folder the copies that nobody is served, and a pull cut off long ago."""
+        with try_exclusive(self._lock_of(folder)) as held:
+            if not held:
+                return
+            remove_old(folder)
+            part = folder / _PART
+            if part.exists() and not _is_resumable(part):
+                shutil.rmtree(part)
+            if not versions(folder) and served(str(folder)) is None and not part.exists():
+                shutil.rmtree(folder)
+
+    def discard(self, folder: Path) -> bool:
+        """Remove the entry in `folder`, unless a process or a user's link uses it; tells whether."""
+        with try_exclusive(self._lock_of(folder)) as held, contextlib.ExitStack() as stack:
+            if not held:
+                return False
+            name = served(str(folder))
+            current = [folder / CURRENT] if name == CURRENT else []
+            for version in [*versions(folder), *current]:
+                free = stack.enter_context(removing(version))
+                if not free or lending.is_lent(version) or not nothing_open_below(version):
+                    return False
+            unserve(folder)
+            shutil.rmtree(folder)
+        return True
+
     def _drop(self, key: Key, *, give_back: bool) -> None:
         home = self.artifacts / key.owner
         if not home.is_dir():
@@ -266,7 +293,7 @@ class ArtifactCache:
             for version in versions(folder):
                 lending.give_back(version)
         unserve(folder)
-        with try_exclusive(self._lock(f"{folder.parent.name}/{folder.name}")) as held:
+        with try_exclusive(self._lock_of(folder)) as held:
             if not held:
                 return  # a pull is under way there; it removes what is old when it is done
             remove_old(folder)
@@ -274,8 +301,8 @@ class ArtifactCache:
             if not versions(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _lock(self, folder: str) -> Path:
-        return self.root / "locks" / f"{folder.replace('/', '.')}.lock"
+    def _lock_of(self, folder: Path) -> Path:
+        return self.root / "locks" / f"{folder.parent.name}.{folder.name}.lock"
 
     # --- the mark of what was published ---
 
@@ -293,6 +320,10 @@ class ArtifactCache:
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
+
+
+def _is_resumable(part: Path) -> bool:
+    return time.time() - part.stat().st_mtime < _RESUME_WITHIN
 
 
 def _key_of(folder: Path) -> Key | None:

@@ -80,7 +80,8 @@ def _borrower(version: Path) -> Path | None:
         target = link.readlink()
     except OSError:
         return None
-    return link if target.is_relative_to(version) else None
+    # By their real paths: the cache folder may have been named through a symlink then, or now.
+    return link if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(version)) else None
 
 
 def _beside(path: Path) -> Path:

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from withrun.cache.artifacts import ArtifactCache
-from withrun.cache.lending import replace_by_link
 from withrun.cache.manifest import protect
 from withrun.contract.types import Source
 from withrun.errors import (
     ArtifactNotCached,
     ArtifactNotFound,
     CacheError,
-    FailedToPublishArtifact,
     InvalidArgument,
     OfflineError,
 )
@@ -28,8 +26,7 @@ from withrun.schema import Run
 from withrun.services import source as sources
 from withrun.services.location import Location, of_run, of_version
 from withrun.services.placing import place
-from withrun.services.source import Choices, Snapshot
-from withrun.transfer.urls import local_path, redact
+from withrun.services.publishing import Publisher, pull
 
 if TYPE_CHECKING:
     import httpx
@@ -114,98 +111,24 @@ class ArtifactService:
             )
         choices = sources.choose(
             dumper=path is None,
-            local=self._is_local(where),
+            local=where.is_local,
             cache_exists=self._cache is not None,
             cache_local=self._cache_local,
             keep_the_source=keep_the_source,
             allow_duplication=allow_duplication,
             use_cache=use_cache,
         )
-        if path is not None:
-            self._check_source(path, where, choices)
-            self._publish(path, where, choices)
-        else:
-            assert callable(source)  # noqa: S101 - `path_of` checked it; this tells the type checker
+        publisher = Publisher(self._transfer, self._cache, self._client(where), where, choices)
+        if callable(source):
             with sources.dumped(source, where.key.name, self._temp) as written:
-                self._publish(written, where, choices)
+                publisher.publish(written)
+        elif path is not None:
+            publisher.publish(path)
         return where
 
-    def _check_source(self, source: Path, where: Location, choices: Choices) -> None:
-        if self._cache is not None and self._cache.holds(source):
-            raise CacheError(
-                f"Can't publish {str(source)!r}: it is in the cache {str(self._cache.root)!r}, which may "
-                "remove it at any time. Place or export it elsewhere, and publish that."
-            )
-        target = where.local()
-        if target is not None and not choices.keep and source.resolve() == target.resolve():
-            raise InvalidArgument(
-                f"Can't publish {str(source)!r} and remove it: it lies in its place in the run already. "
-                "Leave out keep_the_source=False."
-            )
-
-    def _publish(self, source: Path, where: Location, choices: Choices) -> None:
-        snapshot = Snapshot(source)
-        # Before, so that a process that dies half-way leaves no copy that is no longer true; after, because
-        # another one may have pulled in between.
-        self._forget(where)
-        try:
-            self._transfer.push(source, where.url, http=self._client(where))
-        except Exception as error:
-            self._forget(where)
-            raise FailedToPublishArtifact(
-                f"Could not publish {str(source)!r} to {where}, at {redact(where.url)!r}: {error}\n"
-                f"The source is kept at {str(source)!r}; publish it again from there.",
-                source=source,
-            ) from error
-        except BaseException as error:
-            sources.add_note(
-                error, f"Publishing {str(source)!r} to {where} was interrupted; the source is kept."
-            )
-            self._forget(where)
-            raise
-        self._forget(where)
-        self._settle(snapshot, where, choices)
-
-    def _settle(self, snapshot: Snapshot, where: Location, choices: Choices) -> None:
-        """Cache, link or remove a source that was published, as was chosen."""
-        source = snapshot.source
-        whole = None
-        if choices.use_cache and self._cache is not None:
-            whole = self._cache_published(snapshot, where, share=choices.link or not choices.keep)
-        if not choices.keep:
-            sources.remove(snapshot)
-        elif choices.link and not source.is_symlink() and snapshot.holds():
-            if whole is not None and self._cache is not None:
-                self._cache.lend(whole, source)
-            elif not choices.use_cache:
-                repo = where.local()
-                if repo is not None and source.resolve() != repo.resolve():
-                    replace_by_link(source.absolute(), repo)
-
-    def _cache_published(self, snapshot: Snapshot, where: Location, *, share: bool) -> Path | None:
-        """Cache what was published; from the source, or by a pull (returning None) if the repo holds more."""
-        assert self._cache is not None  # noqa: S101 - told by the caller
-        since = time.time_ns()
-        whole = snapshot.tree.is_file or self._repo_equals(snapshot, where)
-        try:
-            if whole and snapshot.holds():
-                return self._cache.fill(
-                    where.key, lambda part: sources.replicate(snapshot.source, part, share=share), since=since
-                )
-            self._pull(where, since=since)
-        except CacheError as error:
-            raise CacheError(
-                f"{where} was published, but could not be cached. {error} {str(snapshot.source)!r} is kept."
-            ) from error
-        return None
-
-    def _repo_equals(self, snapshot: Snapshot, where: Location) -> bool:
-        found = self._transfer.ls(where.url, recursive=True, http=self._client(where))
-        if not isinstance(found, list):
-            return False
-        return {meta.Path for meta in found if not meta.IsDir} == {
-            file.relative for file in snapshot.tree.files
-        }
+    def put_text(self, run: Run, path_in_run: str, text: str) -> None:
+        """Publish a small text file."""
+        self.log(run, lambda path: path.write_text(text, encoding="utf-8", newline=""), path_in_run)
 
     # --- reading ---
 
@@ -285,7 +208,7 @@ class ArtifactService:
         except ArtifactNotFound as error:
             if not where.path:
                 return []  # nothing was published yet: stores make a run's folder with its first artifact
-            raise _not_found(where, error) from error
+            raise ArtifactNotFound(f"There is no {where}: {error}") from error
 
     def exists(self, where: Location) -> bool:
         """Tell whether anything lies there in the repo."""
@@ -312,12 +235,9 @@ class ArtifactService:
 
     # --- within ---
 
-    def _is_local(self, where: Location) -> bool:
-        return bool(where.root) and local_path(where.root) is not None
-
     def _is_direct(self, where: Location) -> bool:
         """Whether an artifact is used where it lies."""
-        return not self._cache_local and self._is_local(where)
+        return not self._cache_local and where.is_local
 
     def _in_repo(self, where: Location) -> Path:
         path = where.local()
@@ -353,13 +273,7 @@ class ArtifactService:
             raise CacheError(
                 f"Can't pull {where}: this API has no cache to pull it to. Give it a `cache_dir`."
             )
-        url, client = where.url, self._client(where)
-        try:
-            return self._cache.fill(
-                where.key, lambda part: self._transfer.pull(url, part, http=client), since=since
-            )
-        except ArtifactNotFound as error:
-            raise _not_found(where, error) from error
+        return pull(self._transfer, self._cache, self._client(where), where, since=since)
 
     @contextlib.contextmanager
     def _held(self, where: Location) -> Iterator[Path]:
@@ -373,17 +287,9 @@ class ArtifactService:
             yield held or path
 
     def _client(self, where: Location) -> httpx.Client | None:
-        return None if self._is_local(where) else self._http()
-
-    def _forget(self, where: Location) -> None:
-        if self._cache is not None:
-            self._cache.forget(where.key)
+        return None if where.is_local else self._http()
 
 
 def _copy_protected(source: Path, target: Path) -> None:
     sources.replicate(source, target, share=False)
     protect(target)
-
-
-def _not_found(where: Location, error: ArtifactNotFound) -> ArtifactNotFound:
-    return ArtifactNotFound(f"There is no {where}: {error}")

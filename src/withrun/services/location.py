@@ -43,6 +43,11 @@ class Location:
             )
         return join_url(self.root, self.path) if self.path else self.root
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on this machine's file system, or one mounted there."""
+        return bool(self.root) and local_path(self.root) is not None
+
     def local(self) -> Path | None:
         """Return where it lies on this machine, proved not to lead out of its folder; None if it does not.
 

@@ -1,0 +1,144 @@
+"""Publisher: one artifact on its way to the repo, and what becomes of its source and of cached copies."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from withrun.cache.artifacts import ArtifactCache
+from withrun.cache.lending import replace_by_link
+from withrun.errors import ArtifactNotFound, CacheError, FailedToPublishArtifact, InvalidArgument
+from withrun.services import source as sources
+from withrun.services.location import Location
+from withrun.services.source import Choices, Snapshot
+from withrun.transfer.urls import redact
+
+if TYPE_CHECKING:
+    import httpx
+
+    from withrun.transfer.file_transfer import FileTransfer
+
+__all__ = ["Publisher", "pull"]
+
+
+def pull(
+    transfer: FileTransfer, cache: ArtifactCache, http: httpx.Client | None, where: Location, *, since: int
+) -> Path:
+    """Pull an artifact into the cache, unless it was pulled since then; returns its path there."""
+    url = where.url
+    try:
+        return cache.fill(where.key, lambda part: transfer.pull(url, part, http=http), since=since)
+    except ArtifactNotFound as error:
+        raise ArtifactNotFound(f"There is no {where}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes to one place by settled choices.
+
+    Attributes:
+        transfer: moves files.
+        cache: the API's artifact cache; None if it has none.
+        http: the tracking server's client.
+        where: where the artifact goes.
+        choices: what becomes of its source.
+    """
+
+    transfer: FileTransfer
+    cache: ArtifactCache | None
+    http: httpx.Client | None
+    where: Location
+    choices: Choices
+
+    def publish(self, source: Path) -> None:
+        """Publish the file or folder `source`, then cache, link or remove it as was chosen."""
+        self._check(source)
+        snapshot = Snapshot(source)
+        # Before, so that a process that dies half-way leaves no copy that is no longer true; after, because
+        # another one may have pulled in between.
+        self._forget()
+        try:
+            self.transfer.push(source, self.where.url, http=self.http)
+        except Exception as error:
+            raise FailedToPublishArtifact(
+                f"Could not publish {str(source)!r} to {self.where}, at {redact(self.where.url)!r}: {error}\n"
+                f"The source is kept at {str(source)!r}; publish it again from there.",
+                source=source,
+            ) from error
+        except BaseException as error:
+            sources.add_note(
+                error, f"Publishing {str(source)!r} to {self.where} was interrupted; the source is kept."
+            )
+            raise
+        finally:
+            self._forget()
+        self._settle(snapshot)
+
+    def _check(self, source: Path) -> None:
+        if self.cache is not None and self.cache.holds(source):
+            raise CacheError(
+                f"Can't publish {str(source)!r}: it is in the cache {str(self.cache.root)!r}, which may "
+                "remove it at any time. Place or export it elsewhere, and publish that."
+            )
+        target = self.where.local()
+        if target is not None and not self.choices.keep and source.resolve() == target.resolve():
+            raise InvalidArgument(
+                f"Can't publish {str(source)!r} and remove it: it lies in its place in the run already. "
+                "Leave out keep_the_source=False."
+            )
+
+    def _forget(self) -> None:
+        if self.cache is not None:
+            self.cache.forget(self.where.key)
+
+    def _settle(self, snapshot: Snapshot) -> None:
+        copy = self._cache_published(snapshot, self.cache) if self.cache and self.choices.use_cache else None
+        if not self.choices.keep:
+            sources.remove(snapshot)
+        elif self.choices.link:
+            self._link(snapshot, copy)
+
+    def _link(self, snapshot: Snapshot, copy: Path | None) -> None:
+        """Make the source a link to its copy in the cache or, uncached, in the local repo."""
+        # In a folder that the repo holds more in, a link would show more than the source: it stays itself.
+        # So it does if it changed meanwhile, or is a link already, to what the user wants it to lead to.
+        if snapshot.source.is_symlink() or not snapshot.holds():
+            return
+        source = snapshot.source.absolute()
+        if copy is not None and self.cache is not None:
+            self.cache.lend(copy, source)
+        elif not self.choices.use_cache:
+            repo = self.where.local()
+            if repo is not None and source.resolve() != repo.resolve() and self._repo_equals(snapshot):
+                replace_by_link(source, repo)
+
+    def _cache_published(self, snapshot: Snapshot, cache: ArtifactCache) -> Path | None:
+        """Cache what was published, from the source; if the repo holds more there, by a pull (gives None)."""
+        since = time.time_ns()
+        share = self.choices.link or not self.choices.keep
+        try:
+            if self._repo_equals(snapshot) and snapshot.holds():
+                return cache.fill(
+                    self.where.key,
+                    lambda part: sources.replicate(snapshot.source, part, share=share),
+                    since=since,
+                )
+            pull(self.transfer, cache, self.http, self.where, since=since)
+        except CacheError as error:
+            raise CacheError(
+                f"{self.where} was published, but could not be cached. {error} "
+                f"{str(snapshot.source)!r} is kept."
+            ) from error
+        return None
+
+    def _repo_equals(self, snapshot: Snapshot) -> bool:
+        """Whether the repo holds there what the source does, and nothing else."""
+        if snapshot.tree.is_file:
+            return True
+        found = self.transfer.ls(self.where.url, recursive=True, http=self.http)
+        if not isinstance(found, list):
+            return False
+        held = {meta.Path for meta in found if not meta.IsDir}
+        return held == {file.relative for file in snapshot.tree.files}
