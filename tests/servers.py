@@ -61,7 +61,13 @@ def _database_template(python: str) -> Path:
 def clean_env(**extra: str) -> dict[str, str]:
     """The environment without any MLflow or withrun setting of the caller's."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "WITHRUN_"))}
-    return env | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"} | extra
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        # A server's job runner starts six more Python processes, none of which answers for tracking.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    return env | quiet | extra
 
 
 @contextlib.contextmanager
