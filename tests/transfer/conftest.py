@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests import s3
 from tests.servers import MlflowServer, mlflow_server
 
 
@@ -27,6 +28,30 @@ def http(proxied_server: MlflowServer) -> Iterator[httpx.Client]:
 def remote() -> str:
     """A fresh artifact URL on the proxied server."""
     return f"mlflow-artifacts:/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def _s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
+    with s3.s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(
+    _s3_session: s3.S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> s3.S3Server:
+    """A real S3 endpoint, this process' environment set to reach it, and no rclone configuration."""
+    for name, value in _s3_session.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("xdg")))
+    monkeypatch.delenv("RCLONE_CONFIG", raising=False)
+    return _s3_session
+
+
+@pytest.fixture
+def bucket(s3_server: s3.S3Server) -> str:
+    """The URL of a fresh, empty bucket."""
+    return s3_server.bucket(f"b{uuid.uuid4().hex}")
 
 
 @pytest.fixture

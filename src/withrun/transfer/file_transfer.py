@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, Union
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from withrun.transfer import local
+from withrun.transfer import cloud, local
+from withrun.transfer.custom_tool import CustomTool
 from withrun.transfer.objmeta import ObjMeta
-from withrun.transfer.progress import Bar
+from withrun.transfer.progress import Bar, shown_somewhere
 from withrun.transfer.urls import is_proxied, local_path, scheme_of, with_scheme
 
 if TYPE_CHECKING:
     import httpx
 
 __all__ = ["FileTransfer"]
+
+_BUILT_IN = "rclone_python.rclone"
 
 # What rclone allows as the name of a remote, less the blank; every URL scheme is one.
 _REMOTE = re.compile(r"[A-Za-z0-9_][\w.+@-]*")
@@ -46,7 +49,7 @@ class FileTransfer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     prog_bar: bool = True
-    tool: Any = "rclone_python.rclone"
+    tool: Any = _BUILT_IN
     extra_args: dict[str, list[str]] = Field(default_factory=lambda: {"sync": ["--copy-links"]})
     use_scheme: Union[str, None] = None  # noqa: UP007 - pydantic evaluates it on Python 3.10
     map_scheme: Union[dict[Union[str, re.Pattern[str]], str], None] = None  # noqa: UP007
@@ -99,7 +102,7 @@ class FileTransfer(BaseModel):
                 with proxied.open_route(url, http) as (client, remote):
                     proxied.push(source, client, remote, bar)
             else:
-                self._cloud().push(source, url, bar)
+                cloud.push(self._cloud_tool(), source, url, bar)
 
     def pull(self, url: str, target: Path, *, http: httpx.Client | None = None) -> None:
         """Bring the file or folder at that URL to the path `target`.
@@ -129,7 +132,7 @@ class FileTransfer(BaseModel):
                 with proxied.open_route(url, http) as (client, remote):
                     proxied.pull(client, remote, target, bar)
             else:
-                self._cloud().pull(url, target, bar)
+                cloud.pull(self._cloud_tool(), url, target, bar)
 
     def ls(
         self, url: str, *, recursive: bool = False, http: httpx.Client | None = None
@@ -149,7 +152,7 @@ class FileTransfer(BaseModel):
 
             with proxied.open_route(url, http) as (client, remote):
                 return proxied.ls(client, remote, recursive=recursive)
-        return self._cloud().ls(url, recursive=recursive)
+        return cloud.ls(self._cloud_tool(), url, recursive=recursive)
 
     def mapped(self, url: str) -> str:
         """Return the URL with its scheme replaced as `use_scheme` or `map_scheme` say."""
@@ -168,8 +171,16 @@ class FileTransfer(BaseModel):
         with Bar(title, enabled=self.prog_bar) as bar:
             yield bar
 
-    def _cloud(self) -> Any:
-        raise NotImplementedError
+    def _cloud_tool(self) -> cloud.CloudTool:
+        if _is_built_in(self.tool):
+            from withrun.transfer.rclone import Rclone
+
+            return Rclone(self.extra_args)
+        return CustomTool(self.tool, self.extra_args, show_progress=self.prog_bar and shown_somewhere())
+
+
+def _is_built_in(tool: Any) -> bool:
+    return (tool if isinstance(tool, str) else getattr(tool, "__name__", "")) == _BUILT_IN
 
 
 def _checked_scheme(scheme: str) -> str:

@@ -38,13 +38,13 @@ def check_relative(path: str | PurePath, *, what: str = "path") -> str:
 
 
 def check_name(name: str, *, what: str = "name in a listing") -> str:
-    """Return a path that a server listed if it is plain and relative, or raise `IllegalPath`.
+    r"""Return a path that a server listed if it is plain and relative, or raise `IllegalPath`.
 
     Stricter than `check_relative` in that nothing is mended (a server has no reason to send `a//b`), and
-    laxer in that `a:b` is a name: what has a colon can't climb here.
+    laxer in that `a:b` and `\a` are names: they can't climb on the platforms that this runs on.
     """
     _check_text(name, what)
-    if name.startswith(("/", "\\")):
+    if name.startswith("/"):
         raise _illegal(what, name, "is absolute")
     if _plain(name, what) != name:
         raise _illegal(what, name, "has empty or `.` segments")

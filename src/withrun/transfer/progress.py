@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Bar"]
+__all__ = ["Bar", "in_notebook", "shown_somewhere"]
 
 APPEARS_AFTER = 1.0
 """Seconds a transfer may take without a bar."""
@@ -31,7 +31,7 @@ class Bar:
 
     def __init__(self, title: str, *, enabled: bool = True) -> None:
         self._title = title
-        self._enabled = enabled and _shown_somewhere()
+        self._enabled = enabled and shown_somewhere()
         self._lock = threading.Lock()
         self._total: int | None = None
         self._done = 0
@@ -137,7 +137,8 @@ def _new_progress() -> Progress:
     )
 
 
-def _shown_somewhere() -> bool:
+def shown_somewhere() -> bool:
+    """Whether there is a place for a bar: stderr is a terminal, or this is a notebook."""
     return in_notebook() or bool(sys.stderr and sys.stderr.isatty())
 
 

@@ -28,7 +28,7 @@ RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 T = TypeVar("T")
 
 
-class Again(Exception):  # noqa: N818 - not an error: it asks for another attempt
+class Again(Exception):
     """The attempt failed in a way that may pass; `error` is what to raise when it does not."""
 
     def __init__(self, error: Exception, wait: float = 0.0) -> None:

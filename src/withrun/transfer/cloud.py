@@ -1,0 +1,127 @@
+"""The route to clouds: everything that is neither local nor an MLflow server's, through a tool like rclone.
+
+What is the same for every tool is here: the source is examined before anything is sent, what a store lists is
+checked before anything is written, and what was pulled is compared with the listing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from withrun.errors import ArtifactNotFound, TransferError
+from withrun.transfer.objmeta import ObjMeta
+from withrun.transfer.paths import check_name
+from withrun.transfer.progress import Bar
+from withrun.transfer.tree import scan
+from withrun.transfer.urls import name_of, redact
+
+__all__ = ["CloudTool", "ls", "pull", "push"]
+
+
+class CloudTool(Protocol):
+    """What a route to clouds needs of the tool that does the work; raises withrun's errors."""
+
+    def entries(self, url: str, *, recursive: bool) -> list[dict[str, Any]]:
+        """List what `lsjson` lists: a folder's entries, or a file's own."""
+
+    def is_file(self, url: str) -> bool:
+        """Tell a file from a folder that holds just one file of its own name."""
+
+    def has_empty_folders(self, url: str) -> bool:
+        """Whether nothing in a listing means a folder with nothing in it; else there is no such folder."""
+
+    def copyto(self, source: str, target: str, bar: Bar) -> None:
+        """Copy a file to exactly `target`, or a folder's content into `target`."""
+
+    def sync(self, source: str, target: str, bar: Bar) -> None:
+        """Make the folder `target` what the folder `source` is."""
+
+
+def push(tool: CloudTool, source: Path, url: str, bar: Bar) -> None:
+    """Publish the file or folder `source` at exactly that URL; nothing else there is touched."""
+    tree = scan(source)
+    bar.total(tree.size)
+    if tree.is_file and not name_of(url):
+        raise TransferError(
+            f"Can't publish the file {str(source)!r} as {redact(url)!r}: that is a bucket or a root. "
+            "Give the file a path below it."
+        )
+    if tree.files:
+        tool.copyto(str(source.absolute()), url, bar)
+
+
+def pull(tool: CloudTool, url: str, target: Path, bar: Bar) -> None:
+    """Bring the file or folder at that URL to `target`, and check that it arrived whole."""
+    found = ls(tool, url, recursive=True)
+    try:
+        if isinstance(found, ObjMeta):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            bar.total(max(found.Size, 0))
+            if target.is_symlink():
+                target.unlink()
+            tool.copyto(url, str(target.absolute()), bar)
+            _check_arrived({target: found.Size}, url)
+            return
+        target.mkdir(parents=True, exist_ok=True)
+        _remove_links(target)
+    except OSError as error:
+        if isinstance(error, ArtifactNotFound):
+            raise
+        raise TransferError(f"Can't write to {str(target)!r}: {error.strerror}.") from error
+    bar.total(sum(max(meta.Size, 0) for meta in found if not meta.IsDir))
+    if found:
+        tool.sync(url, str(target.absolute()), bar)
+    _check_arrived({target / meta.Path: meta.Size for meta in found if not meta.IsDir}, url)
+
+
+def ls(tool: CloudTool, url: str, *, recursive: bool) -> list[ObjMeta] | ObjMeta:
+    """List a folder, sorted by path; one ObjMeta for a file."""
+    found = [_checked(entry, url) for entry in tool.entries(url, recursive=recursive)]
+    name = name_of(url)
+    if len(found) == 1 and not found[0].IsDir and found[0].Path == name and tool.is_file(url):
+        return found[0]
+    if not found and name and not tool.has_empty_folders(url):
+        raise ArtifactNotFound(f"There is no artifact at {redact(url)!r}.")
+    return sorted(found, key=lambda meta: meta.Path)
+
+
+def _checked(entry: dict[str, Any], url: str) -> ObjMeta:
+    path = check_name(
+        str(entry.get("Path") or entry.get("Name") or "").rstrip("/"),
+        what=f"the listing of {redact(url)!r} holds",
+    )
+    is_dir = bool(entry.get("IsDir", False))
+    described = ObjMeta.of(path, is_dir=is_dir)
+    return ObjMeta.model_validate(
+        {
+            "Path": path,
+            "Name": described.Name,
+            "Size": -1 if is_dir else entry.get("Size", -1),
+            "MimeType": entry.get("MimeType") or described.MimeType,
+            "ModTime": entry.get("ModTime") or None,
+            "IsDir": is_dir,
+        }
+    )
+
+
+def _check_arrived(expected: dict[Path, int], url: str) -> None:
+    for path, size in expected.items():
+        try:
+            found = path.lstat().st_size
+        except OSError as error:
+            raise TransferError(
+                f"{str(path)!r} did not arrive from {redact(url)!r}, though it is listed there. Pull again."
+            ) from error
+        if size not in (-1, found):
+            raise TransferError(
+                f"{found:,} bytes of {path.name!r} arrived from {redact(url)!r}, where {size:,} are listed. "
+                "It may be being written there; pull again."
+            )
+
+
+def _remove_links(target: Path) -> None:
+    """Remove symlinks that lie in a target that is gone on with, so that nothing is written through one."""
+    for path in list(target.rglob("*")):
+        if path.is_symlink():
+            path.unlink()

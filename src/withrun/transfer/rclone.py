@@ -1,0 +1,210 @@
+"""The built-in tool for clouds: rclone, through rclone-python, a remote built where none is configured."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+from withrun.errors import TransferError, WithrunError
+from withrun.transfer.progress import Bar
+from withrun.transfer.rclone_errors import translate
+from withrun.transfer.rclone_names import from_rclone, to_rclone
+from withrun.transfer.rclone_process import Launcher, find_binary, quoted, rclone_module, user_config_file
+from withrun.transfer.remotes import Remote, build_remote, configured_remote
+from withrun.transfer.urls import local_path, redact
+
+__all__ = ["Rclone"]
+
+_SECRET_VARIABLES = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_CLIENT_SECRET",
+    "RCLONE_CONFIG_PASS",
+)
+
+
+class Rclone:
+    """Runs rclone for one FileTransfer.
+
+    Args:
+        extra_args: the user's arguments by function (`ls`, `copyto`, `sync`); they come last, so they win.
+    """
+
+    def __init__(self, extra_args: dict[str, list[str]]) -> None:
+        self._extra_args = extra_args
+        self._binary = find_binary()
+        self._env = dict(os.environ)
+        config = user_config_file()
+        if config:
+            self._env["RCLONE_CONFIG"] = config
+
+    def entries(self, url: str, *, recursive: bool) -> list[dict[str, Any]]:
+        """List with one call, and without the request a file that reading its metadata would cost."""
+        flags = ["--use-server-modtime", "--no-mimetype"] + (["--recursive"] if recursive else [])
+        found: list[dict[str, Any]] = self._ls(url, flags)
+        return [{**entry, "Name": "", "Path": from_rclone(str(entry.get("Path", "")))} for entry in found]
+
+    def is_file(self, url: str) -> bool:
+        """Ask for the object itself."""
+        found = self._ls(url, ["--stat", "--use-server-modtime", "--no-mimetype"])
+        return isinstance(found, dict) and not found.get("IsDir")
+
+    def has_empty_folders(self, url: str) -> bool:
+        """True for what is known to have folders: SFTP, WebDAV and their kin."""
+        return not self._remote(url).buckets
+
+    def copyto(self, source: str, target: str, bar: Bar) -> None:
+        """Upload or download with `rclone copyto`."""
+        upload = local_path(target) is None
+        self._transfer("copyto", source, target, self._push_flags(target) if upload else _PULL_FLAGS, bar)
+
+    def sync(self, source: str, target: str, bar: Bar) -> None:
+        """Download with `rclone sync`."""
+        self._transfer("sync", source, target, _PULL_FLAGS, bar)
+
+    def _push_flags(self, url: str) -> list[str]:
+        # No look whether a file lies where a folder goes: it needs a right that who may write need not have.
+        flags = [*_COMMON_FLAGS, "--copy-links", "--s3-no-head-object"]
+        # Like MLflow, replace without a look at what is there. A configured remote may be of a kind that
+        # keeps two files of one name (Google Drive): there rclone must look, and replace in any case.
+        return [*flags, "--no-check-dest" if self._remote(url).options else "--ignore-times"]
+
+    def _ls(self, url: str, flags: list[str]) -> Any:
+        remote = self._remote(url)
+        paths = (to_rclone(remote.path),)
+        args = ["--retries=2", "--low-level-retries=3", *remote_flags(remote), *flags, *self._extra("ls")]
+        with Launcher(self._binary, self._child_env(remote), paths) as launcher:
+            return self._call(launcher, "ls", f"list {redact(url)!r}", url, remote, paths, args=args)
+
+    def _transfer(self, name: str, source: str, target: str, flags: list[str], bar: Bar) -> None:
+        url = source if local_path(source) is None else target
+        remote = self._remote(url)
+        paths = tuple(to_rclone(remote.path if path is url else path) for path in (source, target))
+        verb = f"upload {source!r} to {redact(target)!r}" if url is target else f"download {redact(source)!r}"
+        args = [*remote_flags(remote), *flags, *self._extra(name)]
+
+        def listen(update: dict[str, Any]) -> None:
+            bar.set(int(update["sent"]), int(update["total"]))
+
+        with Launcher(self._binary, self._child_env(remote), paths) as launcher:
+            self._call(
+                launcher, name, verb, url, remote, paths, show_progress=False, listener=listen, args=args
+            )
+
+    def _call(
+        self,
+        launcher: Launcher,
+        name: str,
+        asked: str,
+        url: str,
+        remote: Remote,
+        paths: tuple[str, ...],
+        **options: Any,
+    ) -> Any:
+        module = rclone_module(launcher)
+        try:
+            return getattr(module, name)(*map(quoted, paths), **options)
+        except WithrunError:
+            raise
+        except module.utils.RcloneException as error:
+            secrets = [*remote.passwords.values(), *(self._env.get(name, "") for name in _SECRET_VARIABLES)]
+            secrets += [value for key, value in remote.options.items() if key in ("key", "sas_url")]
+            # `from None`: rclone-python's own message repeats the words, secrets included.
+            raise translate(error.error_msg, asked=asked, url=url, secrets=secrets) from None
+        except ValueError as error:
+            raise TransferError(f"Could not {asked}: rclone's answer can't be read: {error}.") from error
+
+    def _extra(self, name: str) -> list[str]:
+        return list(self._extra_args.get(name, ()))
+
+    def _remote(self, url: str) -> Remote:
+        scheme = url.partition(":")[0]
+        if scheme in _configured(self._binary, self._env):
+            return configured_remote(url)
+        return build_remote(url, self._env, Path.home())
+
+    def _child_env(self, remote: Remote) -> dict[str, str]:
+        env = dict(self._env)
+        options = dict(remote.options)
+        options.update((name, _obscured(self._binary, text)) for name, text in remote.passwords.items())
+        for name, value in options.items():
+            # What the user has set for this remote by rclone's own variables wins.
+            env.setdefault(f"RCLONE_CONFIG_{remote.name.upper()}_{name.upper()}", value)
+        return env
+
+
+_COMMON_FLAGS = ["--retries=2", "--low-level-retries=5", "--transfers=16", "--checkers=16"]
+
+# `--inplace`: a killed download leaves a file of its own name, which the next one replaces, and no other.
+_PULL_FLAGS = [*_COMMON_FLAGS, "--inplace", "--use-server-modtime"]
+
+
+def remote_flags(remote: Remote) -> list[str]:
+    """The remote's global flags, as words of the command line that rclone-python builds."""
+    return [f'"{quoted(flag)}"' for flag in remote.flags]
+
+
+_remotes: dict[tuple[object, ...], frozenset[str]] = {}
+_remotes_lock = threading.Lock()
+
+
+def _configured(binary: str, env: dict[str, str]) -> frozenset[str]:
+    """The names of the user's remotes; asked again when rclone's configuration has changed."""
+    files = [env["RCLONE_CONFIG"]] if env.get("RCLONE_CONFIG") else _config_files(binary, env)
+    stats = tuple((file, *_stamp(file)) for file in files)
+    variables = tuple(sorted(name for name in env if name.startswith("RCLONE_CONFIG_")))
+    if not variables and not any(size for _, _, size in stats):
+        return frozenset()
+    key = (binary, stats, variables)
+    with _remotes_lock:
+        if key not in _remotes:
+            _remotes[key] = _list_remotes(binary, env)
+        return _remotes[key]
+
+
+def _list_remotes(binary: str, env: dict[str, str]) -> frozenset[str]:
+    done = subprocess.run(  # noqa: S603 - no argument comes from outside
+        [binary, "listremotes", "--ask-password=false"],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise translate(
+            done.stderr,
+            asked="read the remotes of rclone's configuration",
+            url="rclone:",
+            secrets=[env.get("RCLONE_CONFIG_PASS", "")],
+        )
+    return frozenset(line.removesuffix(":") for line in done.stdout.splitlines())
+
+
+def _config_files(binary: str, env: dict[str, str]) -> list[str]:
+    """Where rclone looks for its configuration, see `rclone help flags`, `--config`."""
+    home = env.get("HOME") or str(Path.home())
+    xdg = env.get("XDG_CONFIG_HOME") or f"{home}/.config"
+    return [str(Path(binary).parent / "rclone.conf"), f"{xdg}/rclone/rclone.conf", f"{home}/.rclone.conf"]
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    try:
+        status = os.stat(file)  # noqa: PTH116 - a plain string is what the environment holds
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def _obscured(binary: str, text: str) -> str:
+    """What rclone wants in place of a password; told by way of stdin, not on the command line."""
+    done = subprocess.run(  # noqa: S603 - no argument comes from outside
+        [binary, "obscure", "-"], input=text, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,26 @@
+"""Names as rclone writes them: control characters are shown as pictures (a newline as U+240A).
+
+rclone uses this form on its command line and in its listings, whatever the storage keeps. A name that has
+such a picture in it already has it marked with the quote U+201B.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["from_rclone", "to_rclone"]
+
+_QUOTE = "\u201b"
+_PICTURES = {chr(code): chr(0x2400 + code) for code in range(1, 0x20)} | {"\x7f": "\u2421"}
+_CONTROLS = {picture: control for control, picture in _PICTURES.items()}
+_QUOTED = re.compile(f"{_QUOTE}([\u2401-\u241f\u2421{_QUOTE}])|([\u2401-\u241f\u2421])")
+
+
+def to_rclone(path: str) -> str:
+    """Return a path as rclone wants it."""
+    return "".join(_PICTURES.get(c, _QUOTE + c if c in _CONTROLS or c == _QUOTE else c) for c in path)
+
+
+def from_rclone(path: str) -> str:
+    """Return the path that a listing of rclone's means."""
+    return _QUOTED.sub(lambda match: match[1] or _CONTROLS[match[2]], path)

