@@ -1,0 +1,352 @@
+"""Getting, caching, loading, placing, exporting, listing and cleaning."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.services.conftest import MakeService
+from withrun.cache.artifacts import ArtifactCache
+from withrun.errors import (
+    ArtifactNotCached,
+    ArtifactNotFound,
+    CacheError,
+    IllegalPath,
+    InvalidArgument,
+    OfflineError,
+)
+from withrun.schema import Experiment, Model, ModelVersion, Run
+from withrun.services.artifacts import ArtifactService, of_run, of_version
+
+
+@pytest.fixture
+def repo(run: Run) -> Path:
+    """The run's folder, with some files."""
+    root = Path(run.repo_url)
+    (root / "a" / "deep").mkdir(parents=True)
+    (root / "a" / "b.txt").write_text("b")
+    (root / "a" / "deep" / "c.txt").write_text("c")
+    (root / "top.txt").write_text("top")
+    return root
+
+
+def writable(path: Path) -> bool:
+    return bool(stat.S_IMODE(path.stat().st_mode) & 0o222)
+
+
+def test_local_repos_are_used_where_they_lie(direct: ArtifactService, run: Run, repo: Path) -> None:
+    """By default `get` and `cache` of a local artifact return its path in the repo, unchanged."""
+    assert direct.get(of_run(run, "a/b.txt")) == repo / "a/b.txt"
+    assert direct.cache(of_run(run)) == repo
+    assert writable(repo / "a/b.txt")
+
+
+def test_cached_copies_are_protected(cached: ArtifactService, run: Run, repo: Path) -> None:
+    """A cached copy's files are write-protected, its folders are not, and the repo is left as it was."""
+    got = cached.get(of_run(run, "a"))
+    assert got.name == "a"
+    assert not got.is_relative_to(repo)
+    assert not writable(got / "b.txt")
+    assert writable(got / "deep")
+    assert writable(repo / "a/b.txt")
+
+
+def test_partial_caching(cached: ArtifactService, run: Run, repo: Path) -> None:
+    """A cached file does not make its folder a hit; a cached folder makes hits of all in it."""
+    cached.get(of_run(run, "a/b.txt"))
+    assert sorted(p.name for p in cached.get(of_run(run, "a")).iterdir()) == ["b.txt", "deep"]
+    (repo / "a/deep/c.txt").unlink()
+    assert cached.get(of_run(run, "a/deep/c.txt")).read_text() == "c"
+    assert (cached.get(of_run(run)) / "top.txt").read_text() == "top"
+
+
+def test_the_newer_copy_counts(cached: ArtifactService, run: Run, repo: Path) -> None:
+    """After a folder was pulled anew, its files are served from it, not from older copies of their own."""
+    cached.get(of_run(run, "a/b.txt"))
+    (repo / "a/b.txt").write_text("new")
+    cached.cache(of_run(run, "a"))
+    assert cached.get(of_run(run, "a/b.txt")).read_text() == "new"
+
+
+def test_cache_pulls_again(cached: ArtifactService, run: Run, repo: Path) -> None:
+    """`get` serves the copy, `cache` replaces it, and a path given out just before still reads."""
+    old = cached.get(of_run(run, "a"))
+    (repo / "a/b.txt").unlink()
+    (repo / "a/new.txt").write_text("new")
+    assert cached.get(of_run(run, "a")) == old
+    new = cached.cache(of_run(run, "a"))
+    assert sorted(p.name for p in new.iterdir()) == ["deep", "new.txt"]
+    assert (old / "b.txt").read_text() == "b"
+    assert cached.get(of_run(run, "a")) == new
+
+
+def test_always_pull(make: MakeService, run: Run, repo: Path) -> None:
+    """`always_pull_artifacts` fetches anew on a hit."""
+    service = make(cache_local_artifacts=True, always_pull_artifacts=True)
+    service.get(of_run(run, "top.txt"))
+    (repo / "top.txt").write_text("again")
+    assert service.load(of_run(run, "top.txt"), Path.read_text) == "again"
+
+
+@pytest.mark.parametrize("cache_local", [True, False])
+def test_missing(make: MakeService, run: Run, repo: Path, cache_local: bool) -> None:
+    """What is not there is ArtifactNotFound for every verb, and leaves no trace in the cache."""
+    service = make(cache_local_artifacts=cache_local)
+    for verb in (service.get, service.cache, service.list):
+        with pytest.raises(ArtifactNotFound, match="nope"):
+            verb(of_run(run, "nope"))
+    assert not service.exists(of_run(run, "nope"))
+    assert service.exists(of_run(run, "a/b.txt"))
+
+
+def test_run_without_artifacts(direct: ArtifactService, run: Run) -> None:
+    """A run that has published nothing lists as empty."""
+    assert direct.list(of_run(run)) == []
+    assert not direct.exists(of_run(run))
+
+
+def test_repo_symlink_out(direct: ArtifactService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """A symlink in a local repo that leads out of it is not followed."""
+    (tmp_path / "secret").write_text("s")
+    (repo / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(IllegalPath):
+        direct.get(of_run(run, "link"))
+
+
+def test_load(cached: ArtifactService, run: Run, repo: Path) -> None:
+    """`load` returns what the loader returns, and its errors pass."""
+    assert cached.load(of_run(run, "a/b.txt"), Path.read_text) == "b"
+    with pytest.raises(json.JSONDecodeError):
+        cached.load(of_run(run, "a/b.txt"), lambda path: json.loads(path.read_text()))
+
+
+def test_list(direct: ArtifactService, run: Run, repo: Path) -> None:
+    """A folder lists as ObjMetas, a file as its own."""
+    listed = direct.list(of_run(run, "a"))
+    assert isinstance(listed, list)
+    assert {(meta.Name, meta.IsDir) for meta in listed} == {("b.txt", False), ("deep", True)}
+    one = direct.list(of_run(run, "a/b.txt"))
+    assert not isinstance(one, list)
+    assert (one.Name, one.Size) == ("b.txt", 1)
+
+
+# --- place ---
+
+
+@pytest.mark.parametrize("path", ["a", "a/b.txt"])
+@pytest.mark.parametrize("link", [True, False])
+@pytest.mark.parametrize("cache_local", [True, False])
+def test_place(
+    make: MakeService, run: Run, repo: Path, tmp_path: Path, cache_local: bool, link: bool, path: str
+) -> None:
+    """Artifacts are placed as links or protected copies, never over what is there unless told so."""
+    service = make(cache_local_artifacts=cache_local)
+    target = tmp_path / "new" / "t"
+    service.place(of_run(run, path), target, link=link)
+    file = target / "b.txt" if path == "a" else target
+    assert file.read_text() == "b"
+    assert target.is_symlink() == link
+    assert writable(file) == (link and not cache_local)
+    assert writable(repo / "a/b.txt")
+    with pytest.raises(FileExistsError, match="overwrite"):
+        service.place(of_run(run, path), target, link=link)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "mine").write_text("x")
+    service.place(of_run(run, path), other, overwrite=True, link=not link)
+    assert (other / "b.txt" if path == "a" else other).read_text() == "b"
+    service.place(of_run(run, path), target, overwrite=True, link=not link)
+    assert file.read_text() == "b"
+    assert sorted(p.name for p in tmp_path.glob(".withrun*")) == []
+
+
+def test_place_fails_whole(cached: ArtifactService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """When the artifact is missing, what is at the target stays."""
+    (tmp_path / "t").write_text("mine")
+    with pytest.raises(ArtifactNotFound):
+        cached.place(of_run(run, "nope"), tmp_path / "t", overwrite=True)
+    assert (tmp_path / "t").read_text() == "mine"
+
+
+def test_place_over_itself(make: MakeService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """A target that holds, or lies in, the artifact's own home is refused."""
+    for service, home in ((make(), repo), (make(cache_local_artifacts=True), tmp_path / "cache")):
+        for target in (home, tmp_path, service.get(of_run(run, "a")) / "inner"):
+            with pytest.raises(InvalidArgument, match="overlaps"):
+                service.place(of_run(run, "a"), target, overwrite=True, link=False)
+    assert (repo / "a/b.txt").read_text() == "b"
+
+
+def test_placed_link_follows_new_copies(
+    cached: ArtifactService, run: Run, repo: Path, tmp_path: Path
+) -> None:
+    """A placed link leads to the current copy, also after older ones are gone."""
+    cached.place(of_run(run, "a/b.txt"), tmp_path / "t")
+    for content in "123":
+        (repo / "a/b.txt").write_text(content)
+        cached.cache(of_run(run, "a/b.txt"))
+        assert (tmp_path / "t").read_text() == content
+
+
+# --- export, offline ---
+
+
+def test_export_serves_offline(make: MakeService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """An export works as the cache of an offline service when the repo is gone, and holds no links."""
+    target = tmp_path / "export"
+    for service in (make(), make(cache_local_artifacts=True)):
+        service.export(of_run(run, "a"), target)  # the second replaces the first
+    at = make().export(of_run(run, "top.txt"), target)
+    assert at.read_text() == "top"
+    assert not any(p.is_symlink() for p in target.rglob("*"))
+    repo.rename(tmp_path / "moved")
+    offline = make(cache=ArtifactCache(target), offline_mode=True)
+    assert offline.get(of_run(run, "a/deep/c.txt")).read_text() == "c"
+    assert offline.load(of_run(run, "top.txt"), Path.read_text) == "top"
+    listed = offline.list(of_run(run, "a"))
+    assert isinstance(listed, list)
+    assert {meta.Name for meta in listed} == {"b.txt", "deep"}
+
+
+def test_export_into_the_cache(cached: ArtifactService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """The cache itself is no target for an export."""
+    with pytest.raises(InvalidArgument, match="cache itself"):
+        cached.export(of_run(run, "a"), tmp_path / "cache")
+
+
+def test_offline_rules(make: MakeService, run: Run, repo: Path) -> None:
+    """Offline, only what is cached is served, unless pulling is allowed; errors tell unknown from absent."""
+    make(cache_local_artifacts=True).get(of_run(run, "a"))
+    offline = make(cache_local_artifacts=True, offline_mode=True, always_pull_artifacts=True)
+    assert offline.get(of_run(run, "a/b.txt")).read_text() == "b"
+    with pytest.raises(ArtifactNotCached, match="pull_artifacts_in_offline_mode") as caught:
+        offline.get(of_run(run, "top.txt"))
+    assert isinstance(caught.value, OfflineError)
+    assert isinstance(caught.value, FileNotFoundError)
+    with pytest.raises(ArtifactNotFound) as absent:
+        offline.get(of_run(run, "a/zzz"))
+    assert not isinstance(absent.value, OfflineError)
+    with pytest.raises(OfflineError):
+        offline.cache(of_run(run, "top.txt"))
+    pulling = make(cache_local_artifacts=True, offline_mode=True, pull_artifacts_in_offline_mode=True)
+    assert pulling.get(of_run(run, "top.txt")).read_text() == "top"
+
+
+# --- cleaning ---
+
+
+def test_clean(cached: ArtifactService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """Cleaning removes the copies of an artifact, of what holds it and of what is in it, and no others."""
+    for path in ("a/b.txt", "a/deep", "a", "top.txt"):
+        cached.get(of_run(run, path))
+    (repo / "a/b.txt").write_text("changed")
+    (repo / "top.txt").write_text("changed")
+    cached.clean(of_run(run, "a/b.txt"))
+    assert cached.get(of_run(run, "a/b.txt")).read_text() == "changed"
+    assert cached.get(of_run(run, "top.txt")).read_text() == "top"
+    cached.clean_all()
+    assert list((tmp_path / "cache" / "artifacts").rglob("*")) == []
+    cached.clean_all()
+
+
+# --- model versions ---
+
+
+def test_versions(cached: ArtifactService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """A version's artifact is found in its run, or at a source outside of it, a single file by its name."""
+    model = Model(name="m")
+    inside = ModelVersion(version="1", model=model, run=run, path_in_run="a")
+    assert (cached.get(of_version(inside)) / "b.txt").read_text() == "b"
+    assert [m.Name for m in cached.list(of_version(inside).below("deep"))] == ["c.txt"]  # type: ignore[union-attr]
+    outside = ModelVersion(version="2", model=model, source=(repo / "a").as_uri())
+    assert (cached.get(of_version(outside)) / "b.txt").read_text() == "b"
+    with pytest.raises(IllegalPath):
+        of_version(inside).below("../x")
+    with pytest.raises(ArtifactNotFound, match="model 'm'"):
+        of_version(ModelVersion(version="3", model=model))
+
+
+# --- speed ---
+
+
+@pytest.mark.parametrize("path", ["top.txt", "a/deep/c.txt"])
+def test_a_hit_is_quick(cached: ArtifactService, run: Run, repo: Path, path: str) -> None:
+    """A warm `get` of a file takes under 100 us (median) and asks the repo nothing."""
+    cached.get(of_run(run, path))
+    repo.rename(repo.with_name("away"))
+    times = []
+    for _ in range(2000):
+        start = time.perf_counter()
+        cached.get(of_run(run, path))
+        times.append(time.perf_counter() - start)
+    assert sorted(times)[1000] < 100e-6
+
+
+# --- hostile names ---
+
+HOSTILE_IDS = [
+    "..",
+    ".",
+    "../../x",
+    "/etc",
+    "a/b",
+    "",
+    "~",
+    "@x",
+    "A" * 400,
+    "\0",
+    "x\ny",
+    "$(id)",
+    "-rf",
+    "é",
+]
+
+
+@pytest.mark.parametrize("run_id", HOSTILE_IDS)
+def test_hostile_run_ids(cached: ArtifactService, run: Run, repo: Path, tmp_path: Path, run_id: str) -> None:
+    """Whatever a server calls a run, its copies lie inside the cache and are told from others'."""
+    hostile = Run(id=run_id, name="x", exp=Experiment(id="0", name="d"), repo_url=run.repo_url)
+    got = cached.get(of_run(hostile, "a/b.txt"))
+    assert Path(os.path.realpath(got)).is_relative_to(tmp_path / "cache" / "artifacts")
+    assert got != cached.get(of_run(run, "a/b.txt"))
+    cached.clean(of_run(hostile))
+    assert (tmp_path / "repo").exists()
+
+
+HOSTILE_NAMES = [
+    ".lock", "current", "part", "changes", "manifest.json", "path.json", "lent", "content", "~", "-rf",
+    "$(touch x)", "`id`", 'a"b', "new\nline", "ab:c", "...", "..a", " ", "%2e%2e", "é", "x" * 250, "v" + "0" * 16, "*", "?",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_hostile_names(cached: ArtifactService, run: Run, tmp_path: Path, name: str) -> None:
+    """Any name that a file system takes is served like another, as file, as folder and inside one."""
+    root = Path(run.repo_url)
+    (root / name).mkdir(parents=True)
+    (root / name / name).write_text("x")
+    (root / "f").mkdir()
+    (root / "f" / name).write_text("y")
+    assert cached.get(of_run(run, f"{name}/{name}")).read_text() == "x"
+    assert (cached.get(of_run(run, name)) / name).read_text() == "x"
+    assert cached.get(of_run(run, f"f/{name}")).read_text() == "y"
+    assert (cached.get(of_run(run)) / name / name).read_text() == "x"
+    assert cached.get(of_run(run, f"{name}/{name}")).is_relative_to(tmp_path / "cache")
+    cached.clean(of_run(run, name))
+    assert cached.get(of_run(run, f"f/{name}")).read_text() == "y"
+
+
+def test_tampered_cache(cached: ArtifactService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """A pointer or file that somebody made a link to elsewhere is no hit; a pulled link is refused."""
+    got = cached.get(of_run(run, "a/b.txt"))
+    got.unlink()
+    (tmp_path / "secret").write_text("s")
+    got.symlink_to(tmp_path / "secret")
+    assert cached.get(of_run(run, "a/b.txt")).read_text() == "b"
+    with pytest.raises(CacheError):
+        ArtifactCache(tmp_path / "c2").fill(of_run(run, "l").key, lambda at: at.symlink_to("/etc/passwd"))
