@@ -70,8 +70,8 @@ def test_values_of_all_kinds_have_one_order() -> None:
 def test_sorting_is_stable_in_both_directions(limit: int | None) -> None:
     """Items equal in every field keep the order in which they came, with a limit as without."""
     items = [{"a": n % 3, "n": n} for n in range(20)] + [{"n": 20}, {"a": None, "n": 21}]
-    up = sort(items, (("a", 1),), lambda item: item, limit)
-    down = sort(items, (("a", -1),), lambda item: item, limit)
+    up = sort(items, sort_key((("a", 1),)), limit)
+    down = sort(items, sort_key((("a", -1),)), limit)
     by = {k: [i["n"] for i in items if i.get("a") == k] for k in (None, 0, 1, 2)}
     assert [i["n"] for i in up] == (by[None] + by[0] + by[1] + by[2])[:limit]
     assert [i["n"] for i in down] == (by[2] + by[1] + by[0] + by[None])[:limit]
@@ -80,8 +80,8 @@ def test_sorting_is_stable_in_both_directions(limit: int | None) -> None:
 def test_arrays_sort_by_their_smallest_or_largest_element() -> None:
     """Ascending, an array stands for its smallest element; descending, for its largest; empty is first."""
     items = [{"a": [1, 9]}, {"a": 5}, {"a": []}, {}, {"a": {"b": 1}}]
-    assert sort(items, (("a", 1),), lambda i: i) == [items[2], items[3], items[0], items[1], items[4]]
-    assert sort(items, (("a", -1),), lambda i: i) == [items[4], items[0], items[1], items[3], items[2]]
+    assert sort(items, sort_key((("a", 1),))) == [items[2], items[3], items[0], items[1], items[4]]
+    assert sort(items, sort_key((("a", -1),))) == [items[4], items[0], items[1], items[3], items[2]]
 
 
 @settings(max_examples=300, deadline=None)
@@ -99,7 +99,7 @@ def test_sorting_by_two_fields_is_comparing_field_by_field(
                 return -1 if left < right else 1
         return 0
 
-    by_both = sort(found, (*first, *second), lambda item: item)
+    by_both = sort(found, sort_key((*first, *second)))
     assert list(map(id, by_both)) == list(map(id, sorted(found, key=functools.cmp_to_key(compare))))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from withrun.backend import Backend, ExperimentRecord, ModelRecord, RunRecord, VersionRecord
+from withrun.backend import Backend, ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
 from withrun.providers.mlflow.pushdown import MlflowPushDown
 from withrun.query.documents import as_document
 from withrun.query.fields import Kind
@@ -17,12 +18,18 @@ from withrun.query.match import compile_query
 from withrun.query.plan import make_plan
 from withrun.query.pushing import PushDown
 from withrun.query.search import Results
-from withrun.query.sorting import parse_sorting, sort
+from withrun.query.sorting import parse_sorting, sort, sort_key
 from withrun.query.sources import BackendSource
-from withrun.schema import Experiment
-from withrun.services.entities import EntityBuilder
-from withrun.services.tag_keys import DataTranslation, TagKeys
-from withrun.values import make_preview
+from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
+from withrun.values import Preview, complete, from_texts, make_preview, metric_from_store, unflatten
+
+LONG_TEXTS = (
+    "x" * 9000,
+    "[" + "1, " * 3000 + '"adam"]',
+    "adam" * 3000,
+    '{"name": "' + "y" * 9000 + '"}',
+)
+WHOLE = {make_preview(text)[1].sha256: text for text in LONG_TEXTS}
 
 TEXTS: tuple[str, ...] = (
     # as withrun and other tools store them: one meaning may have many texts
@@ -59,10 +66,7 @@ TEXTS: tuple[str, ...] = (
     *("sgd K", "ſgd", "ıd", "ID", "a;b -- c", "x AND y = 'z'", "日本", "😀", "trailing ", "{adam", '{"a": 1'),
     '{"$date": "2024-01-01T00:00:00Z"}',
     "9007199254740993",
-    make_preview("x" * 9000)[0],
-    make_preview("[" + "1, " * 3000 + '"adam"]')[0],
-    make_preview("adam" * 3000)[0],
-    make_preview('{"name": "' + "y" * 9000 + '"}')[0],
+    *(make_preview(text)[0] for text in LONG_TEXTS),
 )
 PARAMS = ("opt", "opt.name", "opt.name.deep", "lr", "val/acc x-1", "é", "0")
 TAGS = ("team", "opt.name", "mlflow.note", "mlflow")
@@ -75,7 +79,7 @@ START = 1_700_000_000_000
 def populate(uri: str, runs: int = 60) -> None:
     """Write the world into an empty store."""
     from mlflow import MlflowClient
-    from mlflow.entities import ExperimentTag, Metric, Param, RunTag
+    from mlflow.entities import Metric, Param, RunTag
 
     rng = random.Random(20261122)
     client = MlflowClient(uri, uri)
@@ -115,58 +119,97 @@ def populate(uri: str, runs: int = 60) -> None:
                 tags={"team": rng.choice(TEXTS)},
                 await_creation_for=0,
             )
-    del ExperimentTag
 
 
 @dataclass
 class World:
-    """A populated store behind one backend, and both ways to search it."""
+    """A populated store behind one backend, and both ways to search it.
+
+    Attributes:
+        fetched: how often a long value was fetched.
+    """
 
     backend: Backend
+    fetched: int = 0
 
     def __post_init__(self) -> None:
-        self.build = EntityBuilder(TagKeys(), DataTranslation())
         self.push_down: PushDown = MlflowPushDown(self.backend.grammar)
         self._documents: dict[Kind, list[dict[str, Any]]] = {}
         self._experiments: dict[str, Experiment] = {}
 
-    def entities(self, kind: Kind) -> Any:
-        """Makes the entities of a page of records."""
+    def _whole(self, preview: Preview) -> str:
+        self.fetched += 1
+        return WHOLE[preview.sha256]
 
-        def build(records: Sequence[Any]) -> list[Any]:
-            if kind == "experiments":
-                return [self.build.experiment(record) for record in records]
-            if kind == "models":
-                return [self.build.model(record) for record in records]
-            if kind == "versions":
-                return [self._version(record) for record in records]
-            return [self._run(record) for record in records]
+    def _data(self, items: Sequence[KeyValue], *, whole: bool) -> dict[str, Any]:
+        data = from_texts((item.key, item.value) for item in items)
+        if whole:
+            complete(data, self._whole)
+        return data
 
-        return build
+    def complete(self, entity: Any) -> Any:
+        """Put whole texts in the place of previews."""
+        for data in (entity.tags, getattr(entity, "params", {})):
+            complete(data, self._whole)
+        return entity
 
-    def _run(self, record: RunRecord) -> Any:
+    def entities(self, kind: Kind, *, whole: bool = False) -> Any:
+        """Makes the entities of a page of records; long values are left out if not `whole`."""
+        make = {
+            "runs": self._run,
+            "experiments": self._experiment,
+            "models": self._model,
+            "versions": self._version,
+        }[kind]
+        return lambda records: [make(record, whole=whole) for record in records]
+
+    def _experiment(self, record: ExperimentRecord, *, whole: bool = False) -> Experiment:
+        return Experiment(
+            id=record.experiment_id, name=record.name, tags=self._data(record.tags, whole=whole)
+        )
+
+    def _run(self, record: RunRecord, *, whole: bool = False) -> Run:
         exp = self._experiments.get(record.experiment_id)
         if exp is None:
-            exp = self.build.experiment(self.backend.get_experiment(record.experiment_id))
+            exp = self._experiment(self.backend.get_experiment(record.experiment_id))
             self._experiments[record.experiment_id] = exp
-        return self.build.run(record, exp)
+        return Run(
+            id=record.run_id,
+            name=record.run_name,
+            exp=exp,
+            tags=self._data(record.tags, whole=whole),
+            params=self._data(record.params, whole=whole),
+            metrics=unflatten((m.key, metric_from_store(m.value)) for m in record.metrics),
+            status=RunStatus(record.status),
+            start_time=_moment(record.start_time),
+            end_time=_moment(record.end_time),
+        )
 
-    def _version(self, record: VersionRecord) -> Any:
-        model = self.build.model(ModelRecord(record.name))
-        run = self._run(self.backend.get_run(record.run_id)) if record.run_id else None
-        return self.build.version(record, model, run, record.source)
+    def _model(self, record: ModelRecord, *, whole: bool = False) -> Model:
+        return Model(name=record.name, tags=self._data(record.tags, whole=whole))
+
+    def _version(self, record: VersionRecord, *, whole: bool = False) -> ModelVersion:
+        run = self._run(self.backend.get_run(record.run_id), whole=whole) if record.run_id else None
+        return ModelVersion(
+            version=record.version,
+            model=Model(name=record.name),
+            run=run,
+            tags=self._data(record.tags, whole=whole),
+        )
 
     def source(self, kind: Kind) -> BackendSource[Any, Any]:
         """Pages of the store."""
-        return BackendSource(self.backend, kind, self.entities(kind), experiment=self._experiment)
-
-    def _experiment(self, record: ExperimentRecord) -> Experiment:
-        return self.build.experiment(record)
+        return BackendSource(
+            self.backend, kind, self.entities(kind), experiment=self._experiment, complete=self.complete
+        )
 
     def documents(self, kind: Kind) -> list[dict[str, Any]]:
         """Every active entity as a document, in the store's own order; fetched once, with nothing pushed."""
         if kind not in self._documents:
-            self._documents[kind] = [as_document(entity) for entity in self.search(kind, None)]
+            plan = make_plan(None, None, kind, self.push_down)
+            build = self.entities(kind, whole=True)
+            source: BackendSource[Any, Any] = BackendSource(self.backend, kind, build)
+            self._documents[kind] = [as_document(entity) for entity in Results(plan, source)]
         return self._documents[kind]
 
     def search(self, kind: Kind, query: Any, sorting: Any = None, limit: int | None = None) -> Results[Any]:
@@ -182,8 +225,12 @@ class World:
         """The same, by evaluating every document."""
         matches = compile_query(parse(query, kind))
         found = [document for document in self.documents(kind) if matches(document)]
-        by = parse_sorting(sorting, kind)
-        return [name_of(document) for document in sort(found, by, lambda d: d, limit)]
+        return [name_of(d) for d in sort(found, sort_key(parse_sorting(sorting, kind)), limit)]
+
+
+def _moment(time: int | None) -> dt.datetime | None:
+    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+    return epoch + dt.timedelta(milliseconds=time) if time else None
 
 
 def name_of(document: dict[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from typing import Any, Final, TypeAlias
 from withrun.query.language import And, Condition, ElemMatch, Node, Nor, Not, Or
 from withrun.query.order import MISSING, NULL, NUMBER, STRING, order_key, rank
 from withrun.query.paths import Reached, resolver
+from withrun.query.previews import PreviewText, Undecided, may_be_array, may_pass
 
 __all__ = ["Predicate", "compile_query"]
 
@@ -34,7 +35,10 @@ _SELF: Final = ""
 
 
 def compile_query(node: Node) -> Predicate:
-    """A function that says whether a document matches."""
+    """A function that says whether a document matches.
+
+    It raises `Undecided` for a document with a long value, of which the preview does not tell.
+    """
     match node:
         case And(children):
             return _all([compile_query(child) for child in children])
@@ -49,14 +53,16 @@ def compile_query(node: Node) -> Predicate:
 
 
 def _all(tests: list[Predicate]) -> Predicate:
-    if len(tests) == 2:
-        first, second = tests
-        return lambda document: first(document) and second(document)
-
     def run(document: Any) -> bool:
-        for test in tests:  # noqa: SIM110 - a generator costs twice the time
-            if not test(document):
-                return False
+        undecided = False
+        for test in tests:
+            try:
+                if not test(document):
+                    return False
+            except Undecided:  # noqa: PERF203 - another may be false, and then this one need not be known
+                undecided = True
+        if undecided:
+            raise Undecided
         return True
 
     return run
@@ -64,9 +70,15 @@ def _all(tests: list[Predicate]) -> Predicate:
 
 def _any(tests: list[Predicate]) -> Predicate:
     def run(document: Any) -> bool:
-        for test in tests:  # noqa: SIM110 - a generator costs twice the time
-            if test(document):
-                return True
+        undecided = False
+        for test in tests:
+            try:
+                if test(document):
+                    return True
+            except Undecided:  # noqa: PERF203 - another may be true, and then this one need not be known
+                undecided = True
+        if undecided:
+            raise Undecided
         return False
 
     return run
@@ -84,13 +96,13 @@ def _condition(condition: Condition) -> Predicate:
     if operator == "$all":
         return _all([_condition(_required(condition.path, item)) for item in operand]) if operand else _never
     if operator == "$exists":
-        exists = _on_whole(condition.path, lambda value: value is not MISSING)
+        exists = _on_whole(condition.path, lambda value: value is not MISSING, of_arrays=False)
         return exists if operand else _not(exists)
     if operator == "$size":
         return _on_whole(condition.path, lambda value: _is_array(value) and len(value) == operand)
     if operator == "$elemMatch":
         return _on_whole(condition.path, _element_test(operand))
-    return _on_values(condition.path, _value_test(operator, operand))
+    return _on_values(condition)
 
 
 def _required(path: str, item: Any) -> Condition:
@@ -111,17 +123,22 @@ def _is_array(value: Any) -> bool:
 # --- from a path to what it reaches ---
 
 
-def _on_values(path: str, test: Predicate) -> Predicate:
+def _on_values(condition: Condition) -> Predicate:
     """A predicate true if any value at the path passes: an array's elements, and the array as a whole."""
-    if path == _SELF:
+    operator, operand = condition.operator, condition.operand
+    test = _value_test(operator, operand)
+    if condition.path == _SELF:
         return test
-    reach = resolver(path)
+    reach = resolver(condition.path)
 
     def run(document: Any) -> bool:
         for value, expand in reach(document):
-            if test(value):
+            if type(value) is PreviewText:
+                if may_pass(value, operator, operand):
+                    raise Undecided
+            elif test(value):
                 return True
-            if expand and type(value) in (list, tuple):
+            elif expand and type(value) in (list, tuple):
                 for item in value:
                     if test(item):
                         return True
@@ -130,7 +147,7 @@ def _on_values(path: str, test: Predicate) -> Predicate:
     return run
 
 
-def _on_whole(path: str, test: Predicate) -> Predicate:
+def _on_whole(path: str, test: Predicate, *, of_arrays: bool = True) -> Predicate:
     """A predicate true if any value at the path passes, arrays taken as one value only."""
     if path == _SELF:
         return test
@@ -138,6 +155,8 @@ def _on_whole(path: str, test: Predicate) -> Predicate:
 
     def run(document: Any) -> bool:
         found: list[Reached] = reach(document)
+        if of_arrays and any(type(value) is PreviewText and may_be_array(value) for value, _ in found):
+            raise Undecided
         return any(test(value) for value, _ in found)
 
     return run

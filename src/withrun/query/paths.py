@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from withrun.query.order import MISSING
+from withrun.query.previews import PreviewText, Undecided, may_hold_documents
 
 __all__ = ["Reached", "Resolver", "resolver"]
 
@@ -85,6 +86,8 @@ def resolver(path: str) -> Resolver:
             for item in value:
                 if isinstance(item, Mapping):
                     walk(item, at, found, picked=False)
+        elif type(value) is PreviewText and may_hold_documents(value):
+            raise Undecided
         else:
             found.append(_NOT_THERE[0])
 

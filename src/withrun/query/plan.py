@@ -19,7 +19,7 @@ from withrun.query.match import Predicate, compile_query
 from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, PushDown, Pushed
 from withrun.query.sorting import Sorting, parse_sorting
 
-__all__ = ["Plan", "Search", "Step", "make_plan"]
+__all__ = ["Plan", "PushDown", "Search", "Step", "make_plan"]
 
 MAX_SEARCHES: Final = 20
 """Searches that a plan may make; a query that needs more is narrowed by fewer conditions."""

@@ -24,6 +24,7 @@ from withrun.backend import Page
 from withrun.errors import InvalidArgument, MissingDependency, ServerError
 from withrun.query.documents import as_document, flat_row
 from withrun.query.plan import Plan, Search
+from withrun.query.previews import Undecided
 from withrun.query.sorting import sort, sort_key
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class _Found(Generic[E]):
     identity: Hashable
     natural: Any
     entity: E
-    document: dict[str, Any]
+    place: tuple[Any, ...]
 
 
 def run_plan(plan: Plan, source: PageSource[R, E], limit: int | None = None) -> Iterator[E]:
@@ -92,7 +93,7 @@ def run_plan(plan: Plan, source: PageSource[R, E], limit: int | None = None) -> 
         streams = [_Stream(plan, source, search, group, sizes, pool) for search, group in source.split(plan)]
         matches = _without_repeats(_merged(streams, plan))
         if sort_here:
-            matches = iter(sort(matches, plan.sorting, lambda found: found.document, limit))
+            matches = iter(sort(matches, lambda found: found.place, limit))
         for found in islice(matches, limit):
             yield source.complete(found.entity)
     finally:
@@ -117,6 +118,7 @@ class _Stream(Generic[R, E]):
         self.experiments = experiments
         self.sizes = sizes
         self.pool = pool
+        self.place = sort_key(plan.sorting)
         self.next_page = self._fetch(0, "")  # at once, so that all searches of a plan run side by side
 
     def _fetch(self, number: int, token: str) -> Future[Page[R]]:
@@ -140,11 +142,22 @@ class _Stream(Generic[R, E]):
                 return
 
     def _matches(self, records: Sequence[R]) -> Iterator[_Found[E]]:
-        matches, source = self.plan.matches, self.source
+        source = self.source
         for record, entity in zip(records, source.entities(records), strict=True):
-            document = as_document(entity)
-            if matches is None or matches(document):
-                yield _Found(source.identity(record), source.natural(record), entity, document)
+            try:
+                found, place = self._judge(entity)
+            except Undecided:
+                entity = source.complete(entity)
+                found, place = self._judge(entity)
+            if found:
+                yield _Found(source.identity(record), source.natural(record), entity, place)
+
+    def _judge(self, entity: E) -> tuple[bool, tuple[Any, ...]]:
+        """Whether it is a match, and if so its place in the sorting."""
+        document = as_document(entity)
+        matches = self.plan.matches
+        found = matches is None or matches(document)
+        return found, self.place(document) if found else ()
 
 
 def _page_sizes(limit: int | None, *, exact: bool) -> tuple[int, ...]:
@@ -159,12 +172,9 @@ def _page_sizes(limit: int | None, *, exact: bool) -> tuple[int, ...]:
 def _merged(streams: Sequence[_Stream[R, E]], plan: Plan) -> Iterator[_Found[E]]:
     if len(streams) == 1:
         return iter(streams[0])
-    by_sorting = sort_key(plan.sorting) if plan.sorted_by_store else None
-
-    def place(found: _Found[E]) -> Any:
-        return (by_sorting(found.document), found.natural) if by_sorting else found.natural
-
-    return heapq.merge(*streams, key=place)
+    if plan.sorted_by_store:
+        return heapq.merge(*streams, key=lambda found: (found.place, found.natural))
+    return heapq.merge(*streams, key=lambda found: found.natural)
 
 
 def _without_repeats(matches: Iterator[_Found[E]]) -> Iterator[_Found[E]]:

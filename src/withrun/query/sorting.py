@@ -14,6 +14,7 @@ from withrun.errors import InvalidArgument
 from withrun.query.fields import Kind, check_path
 from withrun.query.order import order_key
 from withrun.query.paths import resolver
+from withrun.query.previews import PreviewText, Undecided
 
 __all__ = ["SortKey", "Sorting", "parse_sorting", "sort", "sort_key"]
 
@@ -76,7 +77,10 @@ class _Descending:
 
 
 def sort_key(sorting: Sorting) -> SortKey:
-    """A function from a document to a key by which Python sorts as MongoDB does."""
+    """A function from a document to a key by which Python sorts as MongoDB does.
+
+    It raises `Undecided` for a document with a long value in one of the fields.
+    """
     fields = [(resolver(path), direction) for path, direction in sorting]
 
     def key(document: Any) -> tuple[Any, ...]:
@@ -84,6 +88,8 @@ def sort_key(sorting: Sorting) -> SortKey:
         for reach, direction in fields:
             keys: list[tuple[Any, ...]] = []
             for value, expand in reach(document):
+                if type(value) is PreviewText:
+                    raise Undecided
                 if expand and type(value) in (list, tuple):
                     keys.extend(map(order_key, value))
                     if not value:
@@ -98,16 +104,7 @@ def sort_key(sorting: Sorting) -> SortKey:
     return key
 
 
-def sort(
-    items: Iterable[T], sorting: Sorting, document: Callable[[T], Any], limit: int | None = None
-) -> list[T]:
-    """Sort items by their documents, stable; with a limit only that many are held in memory."""
-    if not sorting:
-        return list(items) if limit is None else [item for item, _ in zip(items, range(limit))]  # noqa: B905
-    by_document = sort_key(sorting)
-
-    def key(item: T) -> tuple[Any, ...]:
-        return by_document(document(item))
-
+def sort(items: Iterable[T], key: Callable[[T], tuple[Any, ...]], limit: int | None = None) -> list[T]:
+    """Sort items by a `sort_key`, stable; with a limit only that many are held in memory."""
     # nsmallest is stable: equal to sorted(items, key=key)[:limit], as its documentation says.
     return sorted(items, key=key) if limit is None else heapq.nsmallest(limit, items, key=key)
