@@ -1,0 +1,217 @@
+"""A server that answers to do harm: nothing is written outside the target, no credential goes elsewhere."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from withrun.errors import ArtifactNotFound, IllegalPath, TransferError, WithrunError
+from withrun.transfer import FileTransfer
+
+ft = FileTransfer(prog_bar=False)
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server:
+    """Answers every request with `answer`, and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = lambda handler: None
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+                length = int(self.headers.get("Content-Length", "0"))
+                self.rfile.read(length)
+                outer.answer(self)
+
+            do_PUT = do_POST = do_GET  # noqa: N815 - http.server's names
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def reply(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{server.port}",
+        trust_env=False,
+        headers={"Authorization": "Bearer secret"},
+    ) as client:
+        yield client
+
+
+def lists(*files: dict[str, Any]) -> Answer:
+    """At the top those files, below it nothing; every file is four bytes."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(handler.path)
+        if parts.query:
+            top = parts.query in ("path=run", "path=")
+            reply(handler, json.dumps({"files": list(files) if top else []}).encode())
+        else:
+            reply(handler, b"evil")
+
+    return answer
+
+
+NAMES = [
+    "../x", "../../x", "..", ".", "", "/etc/cron.d/x", "/", "a/../../x", "a/b", "..\\x", "a\\b", "\\x", "x\0y",  # noqa: E501
+    "a/..", "./x", "../" * 20 + "tmp/x", "//x", "C:\\x", "x/", "\udc80",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize("is_dir", [False, True])
+def test_listed_names(server: Server, http: httpx.Client, tmp_path: Path, name: str, is_dir: bool) -> None:
+    """A listing with such a name is refused by ls and pull before any file is written."""
+    server.answer = lists({"path": "fine", "is_dir": False, "file_size": 4}, {"path": name, "is_dir": is_dir})
+    for call in (lambda: ft.pull("mlflow-artifacts:/run", tmp_path / "t", http=http),
+                 lambda: ft.ls("mlflow-artifacts:/run", recursive=True, http=http)):  # fmt: skip
+        with pytest.raises((IllegalPath, TransferError)):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_in_the_target_are_not_followed(server: Server, http: httpx.Client, tmp_path: Path) -> None:
+    """A partial target with planted symlinks is written to without leaving it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_text("mine")
+    target = tmp_path / "t"
+    target.mkdir()
+    (target / "f").symlink_to(outside / "f")
+    server.answer = lists({"path": "f", "is_dir": False, "file_size": "4"})
+    ft.pull("mlflow-artifacts:/run", target, http=http)
+    assert (outside / "f").read_text() == "mine"
+    assert (target / "f").read_bytes() == b"evil"
+    assert not (target / "f").is_symlink()
+
+
+def test_endless_folders(server: Server, http: httpx.Client, tmp_path: Path) -> None:
+    """A listing that nests without end is given up."""
+    server.answer = lambda handler: reply(handler, b'{"files": [{"path": "a", "is_dir": true}]}')
+    with pytest.raises(TransferError, match="folders within one another"):
+        ft.pull("mlflow-artifacts:/run", tmp_path / "t", http=http)
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b'{"files": 3}', b'{"files": [{"path": 3}]}', b"[]", b'{"files": [{}]}']
+)
+def test_nonsense(server: Server, http: httpx.Client, body: bytes) -> None:
+    """An answer that is no listing is TransferError."""
+    server.answer = lambda handler: reply(handler, body)
+    with pytest.raises(TransferError):
+        ft.ls("mlflow-artifacts:/run", http=http)
+
+
+def test_names_twice(server: Server, http: httpx.Client, tmp_path: Path) -> None:
+    """A listing that names a path as a file and as a folder is refused."""
+    server.answer = lists({"path": "a", "is_dir": True}, {"path": "a", "is_dir": False, "file_size": 4})
+    with pytest.raises(TransferError, match="twice"):
+        ft.pull("mlflow-artifacts:/run", tmp_path / "t", http=http)
+
+
+def test_wrong_sizes(
+    server: Server, http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that arrives with another size than was listed is an error, after retries, and is not kept."""
+    monkeypatch.setattr("withrun.transfer.requests.ATTEMPTS", 2)
+    server.answer = lists({"path": "a", "is_dir": False, "file_size": 5})
+    with pytest.raises(TransferError, match="4 bytes"):
+        ft.pull("mlflow-artifacts:/run", tmp_path / "t", http=http)
+    assert list((tmp_path / "t").iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["mlflow-artifacts://127.0.0.1:{port}/run", "mlflow-artifacts://user:pw@localhost:{port}/run",  # noqa: E501
+                                 "http://127.0.0.1:{port}/api/2.0/mlflow-artifacts/artifacts/run"])  # fmt: skip  # noqa: E501
+def test_credentials_stay_with_their_server(server: Server, url: str) -> None:
+    """Another host in an artifact URL is asked, without the tracking server's credentials."""
+    server.answer = lists({"path": "a", "is_dir": False, "file_size": 4})
+    with httpx.Client(
+        base_url="http://tracking.example:5000", headers={"Authorization": "Bearer secret"}
+    ) as own:
+        assert ft.ls(url.format(port=server.port), http=own)
+    assert server.seen
+    assert all("authorization" not in headers for _, _, headers in server.seen)
+
+
+def test_redirects_are_not_followed(server: Server, http: httpx.Client, tmp_path: Path) -> None:
+    """A redirect, which would carry a request elsewhere, is an error."""
+    server.answer = lambda handler: reply(handler, b"", 302, Location="http://evil.example/")
+    with pytest.raises(TransferError, match="302"):
+        ft.ls("mlflow-artifacts:/run", http=http)
+
+
+@pytest.mark.parametrize("status", [503, 429, 500])
+def test_what_may_pass_is_retried(server: Server, http: httpx.Client, tmp_path: Path, status: int) -> None:
+    """Answers that say "later" are followed by another attempt; the upload then counts once."""
+    (tmp_path / "f").write_bytes(b"x" * 100)
+    answers = iter([status, status, 200])
+    server.answer = lambda handler: reply(handler, b"", next(answers))
+    ft.push(tmp_path / "f", "mlflow-artifacts:/run/f", http=http)
+    assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [(403, TransferError, "credentials"), (404, ArtifactNotFound, "gone"), (413, TransferError, "larger"), (507, TransferError, "full")],  # noqa: E501
+)  # fmt: skip
+def test_refusals(
+    server: Server, http: httpx.Client, tmp_path: Path, status: int, kind: type[WithrunError], words: str
+) -> None:
+    """A refusal is raised at once with the server's words and the way out, without credentials."""
+    (tmp_path / "f").write_bytes(b"x" * 100)
+    server.answer = lambda handler: reply(handler, b'{"message": "gone"}', status)
+    with pytest.raises(kind, match=words) as caught:
+        ft.push(tmp_path / "f", "mlflow-artifacts:/run/f", http=http)
+    assert len(server.seen) == 1
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["mlflow-artifacts:/a/../../b", "mlflow-artifacts:/..", "mlflow-artifacts://h:1/../x"]
+)
+def test_climbing_urls(http: httpx.Client, server: Server, url: str) -> None:
+    """An artifact URL that climbs is refused before a request."""
+    with pytest.raises(IllegalPath):
+        ft.ls(url, http=http)
+    assert server.seen == []
