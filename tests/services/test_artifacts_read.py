@@ -320,7 +320,8 @@ def test_hostile_run_ids(cached: ArtifactService, run: Run, repo: Path, tmp_path
 
 HOSTILE_NAMES = [
     ".lock", "current", "part", "changes", "manifest.json", "path.json", "lent", "content", "~", "-rf",
-    "$(touch x)", "`id`", 'a"b', "new\nline", "ab:c", "...", "..a", " ", "%2e%2e", "é", "x" * 250, "v" + "0" * 16, "*", "?",
+    "$(touch x)", "`id`", 'a"b',
+    "new\nline", "ab:c", "...", "..a", " ", "%2e%2e", "é", "x" * 250, "v" + "0" * 16, "*", "?",
 ]  # fmt: skip
 
 
