@@ -5,17 +5,23 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.servers import MlflowServer, mlflow_server
 from withrun.backend import Backend
+from withrun.providers.mlflow.grammar import release
 from withrun.providers.mlflow.rest import RestBackend
 from withrun.providers.mlflow.store import StoreBackend
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+MLFLOW = release(version("mlflow"))
+"""The release under test, on both sides: some of what backends offer, MLflow 2 lacks."""
 
 
 @dataclass(frozen=True)

