@@ -348,8 +348,8 @@ def _is_disk_full(error: BaseException, root: Path) -> bool:
 def _explained(key: Key, root: Path) -> Iterator[None]:
     try:
         yield
-    except WithrunError:
-        raise
+    except (WithrunError, ConnectionError, TimeoutError):
+        raise  # a replaced `FileTransfer` may say by these that it did not get through
     except OSError as error:
         way_out = (
             "Make room (`withrun cache --max-size` trims it) or choose another `cache_dir`."
