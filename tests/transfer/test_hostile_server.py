@@ -161,7 +161,7 @@ def test_wrong_sizes(
     assert list((tmp_path / "t").iterdir()) == []
 
 
-@pytest.mark.parametrize("url", ["mlflow-artifacts://127.0.0.1:{port}/run", "mlflow-artifacts://user:pw@localhost:{port}/run",  # noqa: E501
+@pytest.mark.parametrize("url", ["mlflow-artifacts://127.0.0.1:{port}/run", "mlflow-artifacts://user:pw@localhost:{port}/run",
                                  "http://127.0.0.1:{port}/api/2.0/mlflow-artifacts/artifacts/run"])  # fmt: skip  # noqa: E501
 def test_credentials_stay_with_their_server(server: Server, url: str) -> None:
     """Another host in an artifact URL is asked, without the tracking server's credentials."""

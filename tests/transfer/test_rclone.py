@@ -66,6 +66,19 @@ def test_push_adds_and_replaces(bucket: str, folder: Path, tmp_path: Path) -> No
     assert contents(tmp_path / "pulled") == contents(folder) | {"a.txt": b"ALPHA"}
 
 
+def test_large_files_go_in_parts(bucket: str, tmp_path: Path) -> None:
+    """A file that is uploaded in several parts arrives whole, alone and in a folder."""
+    own = FileTransfer(prog_bar=False, extra_args={"copyto": ["--s3-upload-cutoff=5M", "--s3-chunk-size=5M"]})
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "large").write_bytes(os.urandom(12_000_000))
+    own.push(tmp_path / "d", f"{bucket}/d")
+    own.push(tmp_path / "d" / "large", f"{bucket}/alone")
+    ft.pull(f"{bucket}/d", tmp_path / "pulled")
+    ft.pull(f"{bucket}/alone", tmp_path / "alone")
+    assert contents(tmp_path / "pulled") == contents(tmp_path / "d")
+    assert (tmp_path / "alone").read_bytes() == (tmp_path / "d" / "large").read_bytes()
+
+
 def test_listing(bucket: str, folder: Path, tmp_path: Path) -> None:
     """Folders give lists, files their ObjMeta, also where a folder holds just a file of its own name."""
     ft.push(folder, f"{bucket}/m")

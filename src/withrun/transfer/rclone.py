@@ -61,16 +61,21 @@ class Rclone:
 
     def copyto(self, source: str, target: str, bar: Bar) -> None:
         """Upload or download with `rclone copyto`."""
-        upload = local_path(target) is None
-        self._transfer("copyto", source, target, self._push_flags(target) if upload else _PULL_FLAGS, bar)
+        if local_path(target) is not None:
+            self._transfer("copyto", source, target, _PULL_FLAGS, bar)
+            return
+        if Path(source).is_dir():
+            # The slash says "folder". Without it rclone looks whether a file lies there: that takes a request
+            # and, on S3, a right that who may write need not have.
+            target = target.rstrip("/") + "/"
+        self._transfer("copyto", source, target, self._push_flags(target), bar)
 
     def sync(self, source: str, target: str, bar: Bar) -> None:
         """Download with `rclone sync`."""
         self._transfer("sync", source, target, _PULL_FLAGS, bar)
 
     def _push_flags(self, url: str) -> list[str]:
-        # No look whether a file lies where a folder goes: it needs a right that who may write need not have.
-        flags = [*_COMMON_FLAGS, "--copy-links", "--s3-no-head-object"]
+        flags = [*_COMMON_FLAGS, "--copy-links"]
         # Like MLflow, replace without a look at what is there. A configured remote may be of a kind that
         # keeps two files of one name (Google Drive): there rclone must look, and replace in any case.
         return [*flags, "--no-check-dest" if self._remote(url).options else "--ignore-times"]

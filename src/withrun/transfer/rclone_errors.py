@@ -54,7 +54,7 @@ def translate(words: str, *, asked: str, url: str, secrets: Iterable[str] = ()) 
     if _CREDENTIALS.search(words):
         return TransferError(
             f"{failed}: no credentials for {shown} were found, or they can't be used. Set that cloud's "
-            "usual environment (for s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE), or add a "
+            "usual environment (s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE), or add a "
             f"remote of the scheme's name to rclone's configuration (`rclone config`). ({said})"
         )
     if re.search(r"NoSuchBucket|ContainerNotFound|bucket does not exist|bucket doesn't exist", words):
