@@ -1,1 +1,44 @@
-"""."""
+"""The write path: a journal on disk that takes every record in microseconds, and a drain that delivers it.
+
+What a process logs is appended to numbered segment files of its own journal (`RunLog`, `Journal`) and
+survives its death. A thread packs it into the fewest calls and sends it (`drain`); what a dead process left,
+`recover` sends the same way.
+"""
+
+from withrun.journal.disk import JournalFull
+from withrun.journal.journal import Durability, Journal
+from withrun.journal.local_ids import LocalIds
+from withrun.journal.publisher import Publisher
+from withrun.journal.record import (
+    ArtifactIntent,
+    ExperimentIntent,
+    ModelIntent,
+    RunIntent,
+    VersionIntent,
+)
+from withrun.journal.recovery import Recovered, Waiting, recover, waiting
+from withrun.journal.refused import Refusal
+from withrun.journal.registry import Lease, lease
+from withrun.journal.run_log import Delivery, RunLog
+
+__all__ = [
+    "ArtifactIntent",
+    "Delivery",
+    "Durability",
+    "ExperimentIntent",
+    "Journal",
+    "JournalFull",
+    "Lease",
+    "LocalIds",
+    "ModelIntent",
+    "Publisher",
+    "Recovered",
+    "Refusal",
+    "RunIntent",
+    "RunLog",
+    "VersionIntent",
+    "Waiting",
+    "lease",
+    "recover",
+    "waiting",
+]

@@ -1,0 +1,153 @@
+"""The drain: one thread per journal that follows the segments and delivers what is in them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from withrun.backend import Backend
+from withrun.errors import JournalError, WithrunError
+from withrun.journal.creation import settle_intents
+from withrun.journal.deliver import Deliverer
+from withrun.journal.folder import JournalFolder
+from withrun.journal.reader import JournalReader
+from withrun.journal.retry import GaveUp, Retry
+from withrun.journal.writer import Writer
+
+__all__ = ["Drain"]
+
+logger = logging.getLogger("withrun.journal")
+
+POLL = 0.05
+"""Seconds between looks at the journal; appending wakes nobody, because that would cost it a system call."""
+
+LINGER = 0.05
+"""Seconds that fresh records may wait for company, unless somebody waits for them: fewer, fuller requests."""
+
+BACKLOG = 1 << 16
+"""Bytes that are worth a request without lingering."""
+
+
+class Drain:
+    """Delivers a live journal, window by window, in the order of writing.
+
+    Attributes:
+        kick: set to have it look at once.
+        done: the position up to which all is settled.
+        failure: what ended the thread, if it is dead before its time.
+    """
+
+    def __init__(
+        self,
+        folder: JournalFolder,
+        writer: Writer,
+        deliverer: Deliverer,
+        retry: Retry,
+        backend: Backend,
+        on_window: Callable[[], None],
+    ) -> None:
+        self.kick = retry.kick
+        self.done = folder.acknowledged.position
+        self.failure: BaseException | None = None
+        self._folder = folder
+        self._writer = writer
+        self._deliverer = deliverer
+        self._retry = retry
+        self._backend = backend
+        self._on_window = on_window
+        self._reader = JournalReader(folder, writer.limit)
+        self._waiters = 0
+        self._fresh_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="withrun-drain", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def trouble(self) -> WithrunError | None:
+        """Why records wait; None while they go through."""
+        return self._retry.trouble
+
+    def check(self) -> None:
+        """Raise if the thread has died: nobody should wait for it."""
+        if self.failure is not None:
+            raise JournalError(
+                f"delivery of journal {self._folder.path} has stopped ({self.failure!r}); nothing is lost: "
+                "the next program that uses this store, or `withrun sync`, delivers it"
+            ) from self.failure
+
+    def hurry(self) -> _Hurry:
+        """While in this block, records don't linger."""
+        return _Hurry(self)
+
+    def stop(self, timeout: float) -> bool:
+        """End the thread after the call under way; False if that takes longer."""
+        self._retry.stop.set()
+        self.kick.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._retry.stop.is_set():
+                if not (self._due() and self._deliver_next()):
+                    self.kick.wait(POLL)
+                    self.kick.clear()
+        except GaveUp:
+            pass
+        except BaseException as error:
+            self.failure = error
+            logger.exception(
+                "delivery of journal %s has stopped; what is left in it is kept", self._folder.path
+            )
+        finally:
+            self._reader.close()
+            self._on_window()
+
+    def _due(self) -> bool:
+        """Whether there is something to deliver now."""
+        written = self._writer.position
+        if written <= self.done:
+            self._fresh_since = None
+            return False
+        if (
+            self._waiters
+            or written.segment > self.done.segment
+            or written.offset - self.done.offset > BACKLOG
+        ):
+            return True
+        now = time.monotonic()
+        if self._fresh_since is None:
+            self._fresh_since = now
+        return now - self._fresh_since >= LINGER
+
+    def _deliver_next(self) -> bool:
+        self._fresh_since = None
+        window = self._reader.window()
+        if window is None:
+            # Nothing readable up to here: what was read is all there is.
+            return False
+        self._deliverer.deliver(window)
+        if self._folder.ledger.withdrawn:
+            self._retry.call(lambda: settle_intents(self._backend, self._folder.ledger, abandoned=False))
+        self._folder.acknowledged.move(window.end)
+        self._folder.delete_segments(window.end.segment)
+        self.done = window.end
+        self._on_window()
+        return True
+
+
+class _Hurry:
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+
+    def __enter__(self) -> None:
+        self._drain._waiters += 1
+        self._drain.kick.set()
+
+    def __exit__(self, *_: object) -> None:
+        self._drain._waiters -= 1

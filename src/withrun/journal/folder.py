@@ -1,0 +1,157 @@
+"""A journal's folder: made, found and deleted under its owner's lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from withrun.journal.disk import OwnerLock, make_private, store_key, unusable
+from withrun.journal.ledger import Ledger
+from withrun.journal.position import Acknowledged
+from withrun.journal.segment import numbers, segment_path
+
+__all__ = ["JournalFolder", "Origin", "store_folder_of"]
+
+_STALE = 600.0
+"""Seconds after which a folder that was never finished belongs to nobody."""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a journal comes from; holds no credentials."""
+
+    store_uri: str
+    host: str = ""
+    pid: int = 0
+    started: int = 0
+    version: int = 1
+
+
+def store_folder_of(journal_dir: Path, store_uri: str) -> Path:
+    """The folder that holds all journals of a store."""
+    return journal_dir / store_key(store_uri)
+
+
+class JournalFolder:
+    """An open journal, held by this process: `<store folder>/<id>/`.
+
+    Attributes:
+        id: unique; also the value of the ownership tag of the runs that its process owns.
+        ledger: what became of its runs.
+        acknowledged: up to where the server has it.
+        spool: where artifacts wait to be published.
+    """
+
+    def __init__(self, path: Path, lock: OwnerLock) -> None:
+        self.path = path
+        self.id = path.name
+        self.spool = path / "spool"
+        self._lock = lock
+        try:
+            self.ledger = Ledger(path / "runs.log")
+            self.acknowledged = Acknowledged(path / "acknowledged")
+        except BaseException:
+            lock.close()
+            raise
+
+    @classmethod
+    def create(cls, store_folder: Path, store_uri: str) -> JournalFolder:
+        """Make a new journal, owned by this process until it ends."""
+        make_private(store_folder)
+        while True:
+            pid = os.getpid()
+            try:
+                created = cls._try_to_create(store_folder, store_uri)
+            except FileNotFoundError:
+                continue  # a child, forked by a signal handler right here, has taken the folder
+            except OSError as error:
+                raise unusable(store_folder, error) from error
+            if created is not None and os.getpid() == pid:
+                return created
+            if created is not None:
+                created.release()  # we are that child, and the folder is the parent's
+
+    @classmethod
+    def _try_to_create(cls, store_folder: Path, store_uri: str) -> JournalFolder | None:
+        now = int(time.time() * 1000)
+        name = f"{now:013d}-{secrets.token_hex(8)}"
+        # Under its final name only once it is locked: a scanner never sees a journal that seems abandoned.
+        unfinished = store_folder / f".{name}"
+        final = store_folder / name
+        unfinished.mkdir(mode=0o700)
+        lock = OwnerLock.take(unfinished / "lock", create=True)
+        if lock is None:
+            return None
+        origin = Origin(store_uri, socket.gethostname(), os.getpid(), now)
+        try:
+            (unfinished / "origin.json").write_bytes(msgspec.json.encode(origin))
+            unfinished.rename(final)
+        except BaseException:
+            lock.close()
+            raise
+        lock.path = final / "lock"
+        return cls(final, lock)
+
+    @classmethod
+    def take(cls, path: Path) -> JournalFolder | None:
+        """Take over a journal whose owner is gone; None if it is held, or no longer there."""
+        lock = OwnerLock.take(path / "lock")
+        return None if lock is None else cls(path, lock)
+
+    @staticmethod
+    def all_in(store_folder: Path) -> list[Path]:
+        """The journals of a store, oldest first; sweeps up folders that were never finished."""
+        if not store_folder.is_dir():
+            return []
+        found = []
+        for path in sorted(store_folder.iterdir()):
+            if path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > _STALE:
+                        shutil.rmtree(path, ignore_errors=True)
+            elif (path / "lock").is_file():
+                found.append(path)
+        return found
+
+    @staticmethod
+    def origin_of(path: Path) -> Origin | None:
+        """Where the journal in a folder comes from; None if that can't be read."""
+        try:
+            return msgspec.json.decode((path / "origin.json").read_bytes(), type=Origin)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def segments(self) -> Iterator[int]:
+        """Numbers of its segments that are not wholly acknowledged."""
+        return (number for number in numbers(self.path) if number >= self.acknowledged.position.segment)
+
+    def delete_segments(self, before: int) -> None:
+        """Delete the segments that the server has whole."""
+        for number in numbers(self.path):
+            if number < before:
+                segment_path(self.path, number).unlink(missing_ok=True)
+
+    def delete(self) -> None:
+        """Delete the journal, its lock last, so that an interrupted deletion can be redone."""
+        for number in numbers(self.path):
+            segment_path(self.path, number).unlink(missing_ok=True)
+        for entry in list(self.path.iterdir()):
+            if entry.name != "lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+        (self.path / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the journal, as its owner's end would; what it holds stays."""
+        self.ledger.close()
+        self.acknowledged.close()
+        self._lock.close()

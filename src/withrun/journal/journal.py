@@ -1,0 +1,555 @@
+"""Journal: the write path of one store in this process.
+
+All that is logged is appended here first (`RunLog`), and a drain delivers it. Nothing is opened before the
+first record, so a program that only reads leaves no trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from withrun.backend import Backend
+from withrun.errors import JournalError, ServerUnreachable, WithrunError
+from withrun.journal.creation import OWNER_TAG, RunCreation
+from withrun.journal.deliver import Deliverer
+from withrun.journal.disk import JournalFull
+from withrun.journal.drain import Drain
+from withrun.journal.folder import JournalFolder, store_folder_of
+from withrun.journal.gate import Gate, was_forked_in_a_call
+from withrun.journal.ledger import Ledger
+from withrun.journal.local_ids import LocalIds
+from withrun.journal.pack import RunRef, Window
+from withrun.journal.pool import Pool
+from withrun.journal.publisher import Publisher
+from withrun.journal.record import HEADER, ExperimentIntent, Kind, ModelIntent, RunIntent
+from withrun.journal.refused import Refusal, RefusedFile
+from withrun.journal.retry import GaveUp, Retry
+from withrun.journal.run_log import RunLog, now_ms
+from withrun.journal.segment import segment_path
+from withrun.journal.syncer import Syncer
+from withrun.journal.writer import Writer
+
+__all__ = ["Durability", "Journal", "refused_path"]
+
+logger = logging.getLogger("withrun.journal")
+
+Durability = Literal["process", "power"]
+"""What an accepted record survives: the death of the process, or also a power cut a second later."""
+
+_KEPT_REFUSALS = 100
+"""Refusals that a run's handle remembers; all are in the file."""
+
+_DIRECT_PATIENCE = 10.0
+"""Seconds that a call waits for the server when the disk is full."""
+
+
+def refused_path(store_folder: Path, journal_id: str) -> Path:
+    """Where a journal's refused records are kept."""
+    return store_folder / "refused" / f"{journal_id}.jsonl"
+
+
+@dataclass
+class _Live:
+    """What is open once there was a record."""
+
+    folder: JournalFolder
+    writer: Writer
+    refused: RefusedFile
+    drain: Drain | None = None
+    deliverer: Deliverer | None = None
+    pool: Pool | None = None
+    syncer: Syncer | None = None
+
+
+class Journal:
+    """The journal of this process for one store; safe from any thread, and usable on after a fork.
+
+    Args:
+        journal_dir: holds the journals of all stores.
+        store_uri: the store, normalised and without credentials.
+        connect: makes the backend that the drain uses, at the first record; None: nothing is delivered by
+        this process
+            (offline), `recover` or another process does it later.
+        publisher: publishes artifacts and model versions.
+        durability: see `Durability`.
+        threads: runs delivered side by side; 1 for stores that take one writer (sqlite).
+        mapped: write through a memory map; None: where the file system is known to allow it.
+    """
+
+    def __init__(
+        self,
+        journal_dir: Path,
+        store_uri: str,
+        *,
+        connect: Callable[[], Backend] | None = None,
+        publisher: Publisher | None = None,
+        durability: Durability = "process",
+        threads: int = 4,
+        mapped: bool | None = None,
+    ) -> None:
+        self.store_uri = store_uri
+        self.store_folder = store_folder_of(journal_dir, store_uri)
+        self.local_ids = LocalIds(self.store_folder)
+        self.publisher = publisher
+        self._connect = connect
+        self._backend: Backend | None = None
+        self._durability = durability
+        self._threads = threads
+        self._mapped = mapped
+        self._next_no = 1
+        self._by_id: weakref.WeakValueDictionary[str, RunLog] = weakref.WeakValueDictionary()
+        # Strong as long as something is pending: the accounts of a run whose handle was dropped are still
+        # kept.
+        self._by_no: dict[int, RunLog] = {}
+        self._itself = RunLog(self, 0, "")
+        self._closed = False
+        self._live: _Live | None = None
+        self._start_over()
+        _journals.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Journal of {self.store_uri} in {self.store_folder}>"
+
+    def _start_over(self) -> None:
+        """What a forked child must have of its own."""
+        self._lock = threading.RLock()
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._kick = threading.Event()
+        self._gate = Gate()
+        self._progress = 0
+        self._progress_at = time.monotonic()
+
+    # --- runs ---
+    @property
+    def delivers(self) -> bool:
+        """Whether this process delivers what it journals."""
+        return self._connect is not None and not was_forked_in_a_call()
+
+    @property
+    def owner(self) -> str:
+        """The value of the ownership tag of runs that this process owns; opens the journal."""
+        return self._open().folder.id
+
+    @property
+    def spool(self) -> Path:
+        """Where artifacts to be published are put; opens the journal."""
+        spool = self._open().folder.spool
+        spool.mkdir(mode=0o700, exist_ok=True)
+        return spool
+
+    def run(self, run_id: str, *, uid: str = "") -> RunLog:
+        """The log of a run that exists; the same object for the same run, as long as it is in use.
+
+        Args:
+            run_id: its ID on the server, or its local ID.
+            uid: the same local ID, if it may not have been delivered yet.
+        """
+        server_id = self.local_ids.resolve("run", run_id) if uid else None
+        with self._lock:
+            log = self._by_id.get(run_id) or (self._by_id.get(server_id) if server_id else None)
+            if log is None:
+                log = self._by_id[run_id] = RunLog(self, self._next_no, run_id, uid)
+                self._next_no += 1
+            return log
+
+    def create_run(
+        self,
+        intent: RunIntent,
+        *,
+        timeout: float = 10.0,
+        on_unreachable: Literal["raise", "offline"] = "raise",
+    ) -> RunLog:
+        """Create a run on the server, owned by this process; the intent is journaled before.
+
+        Args:
+            intent: what to create; its experiment and parent may be local.
+            timeout: seconds to wait for the server.
+            on_unreachable: raise `ServerUnreachable`, or go on with a local run that is created later.
+        """
+        try:
+            live = self._open()
+            intent = self._owned(intent, live)
+            ledger = live.folder.ledger
+            ledger.intend(intent.uid, intent.experiment_id)
+        except JournalFull as full:
+            logger.warning("a run is started without a note on disk: %s", full)
+            ledger = Ledger(None)
+        retry = Retry(
+            stop=self._stop, kick=threading.Event(), gate=self._gate, patience=timeout, renewable=False
+        )
+        creation = RunCreation(self._connected(), intent)
+        try:
+            record = retry.call(creation.attempt)
+        except GaveUp as gave_up:
+            if on_unreachable == "offline":
+                return self.create_local_run(intent)
+            with contextlib.suppress(JournalFull):
+                ledger.withdraw(intent.uid)
+            raise self._unreachable(intent, timeout, gave_up.__cause__) from gave_up.__cause__
+        except (WithrunError, ValueError):
+            with contextlib.suppress(JournalFull):
+                ledger.done(intent.uid)
+            raise
+        with contextlib.suppress(JournalFull):
+            ledger.bind(intent.uid, record.run_id)
+            ledger.own(record.run_id, intent.start_time)
+        with self._lock:
+            log = RunLog(self, self._next_no, record.run_id, intent.uid)
+            self._next_no += 1
+            self._by_id[record.run_id] = log
+        return log
+
+    def create_local_run(self, intent: RunIntent) -> RunLog:
+        """Start a run that the server does not know yet; its local ID is the intent's uid."""
+        live = self._open()
+        intent = self._owned(intent, live)
+        with self._lock:
+            log = RunLog(self, self._next_no, intent.uid, intent.uid)
+            self._next_no += 1
+            self._by_id[intent.uid] = log
+        log.create(intent)
+        live.folder.ledger.start_locally(intent.uid)
+        live.folder.ledger.own(intent.uid, intent.start_time)
+        return log
+
+    def _owned(self, intent: RunIntent, live: _Live) -> RunIntent:
+        return msgspec.structs.replace(intent, tags={**intent.tags, OWNER_TAG: live.folder.id})
+
+    def _unreachable(
+        self, intent: RunIntent, timeout: float, cause: BaseException | None
+    ) -> ServerUnreachable:
+        return ServerUnreachable(
+            f"run {intent.name or intent.uid!r} could not be started within {timeout:g} s: {cause}. "
+            'Start the server, or choose on_unreachable="offline": the run then starts with a local ID '
+            "and is delivered later."
+        )
+
+    def ensure_experiment(self, intent: ExperimentIntent) -> None:
+        """Have an experiment found or created before the runs that are journaled after this."""
+        self._itself._put((Kind.EXPERIMENT, 0, now_ms(), intent), 1)
+
+    def ensure_model(self, intent: ModelIntent) -> None:
+        """Have a registered model found or created before the versions that are journaled after this."""
+        self._itself._put((Kind.MODEL, 0, now_ms(), intent), 1)
+
+    def own(self, log: RunLog) -> None:
+        """Answer for the end of a run that was resumed or entered here."""
+        live = self._open()
+        live.folder.ledger.own(log.run_id, now_ms())
+        log.tags({OWNER_TAG: live.folder.id})
+
+    # --- appending, behind RunLog ---
+    def append(self, log: RunLog, framed: bytes) -> None:
+        """Append a frame where the quick way did not: first use, full segment, after a fork, full disk."""
+        try:
+            self._append(log, framed)
+        except JournalFull as full:
+            self._send_now(log, framed, full)
+
+    def _append(self, log: RunLog, framed: bytes) -> None:
+        with self._lock:
+            # In one write: no record is ever read before its run's introduction.
+            text = log.introduction() + framed if log.no else framed
+            while True:
+                writer = self._open().writer  # another one, if a signal handler forks here
+                segment = writer.current
+                try:
+                    segment.write(text)
+                    break
+                except ValueError:
+                    writer.roll(segment, len(text))
+            log.bind(segment.write)
+            self._by_no[log.no] = log
+
+    def _send_now(self, log: RunLog, framed: bytes, full: JournalFull) -> None:
+        """On a full disk: deliver what is pending of this run, which may make room; else send it directly."""
+        if not self.delivers:
+            raise full
+        if not self._wait(lambda: log.settled >= log.accepted, _DIRECT_PATIENCE, None):
+            raise JournalError(f"{full}; and {self.store_uri} can't be written to meanwhile") from full
+        with contextlib.suppress(JournalFull):
+            self._append(log, framed)
+            return
+        window = Window()
+        window.add([framed[HEADER.size :]], {log.no: RunRef(log.run_id, log.uid)})
+        live = self._live
+        deliverer = self._deliverer(
+            live.folder.ledger if live else Ledger(None),
+            live.folder.spool if live else self.store_folder,
+            live.refused if live else RefusedFile(refused_path(self.store_folder, "direct")),
+            Retry(stop=self._stop, kick=threading.Event(), gate=self._gate, patience=_DIRECT_PATIENCE),
+            None,
+        )
+        with self._lock:
+            self._by_no[log.no] = log
+        try:
+            deliverer.deliver(window)
+        except GaveUp as gave_up:
+            raise JournalError(f"{full}; and the server can't be written to: {gave_up.__cause__}") from full
+
+    # --- waiting ---
+    def wait(
+        self, log: RunLog, position: int, *, exit_timeout: float | None = None, timeout: float | None = None
+    ) -> bool:
+        """Wait until a run's first `position` values are on the server or refused.
+
+        Args:
+            log: the run.
+            position: `log.accepted` as it was after the last call to wait for.
+            exit_timeout: give up after so many seconds without progress of the journal; None: never.
+            timeout: give up after so many seconds in any case; None: never.
+
+        Returns:
+            Whether it is; False also if this process delivers nothing.
+
+        Raises:
+            JournalError: the drain has died.
+        """
+        return self._wait(lambda: log.settled >= position, exit_timeout, timeout)
+
+    def flush(self, timeout: float | None = None, *, exit_timeout: float | None = None) -> bool:
+        """Wait until all that was journaled here before is on the server or refused; see `wait`."""
+        live = self._live
+        if live is None:
+            return True
+        position = live.writer.position
+        drain = live.drain
+        return self._wait(lambda: drain is not None and drain.done >= position, exit_timeout, timeout)
+
+    def _wait(self, settled: Callable[[], bool], exit_timeout: float | None, timeout: float | None) -> bool:
+        if settled():
+            return True
+        drain = self._live.drain if self._live else None
+        if drain is None:
+            return False
+        started = time.monotonic()
+        with drain.hurry(), self._changed:
+            while not settled():
+                drain.check()
+                now = time.monotonic()
+                still = now - max(self._progress_at, started)
+                if timeout is not None and now - started >= timeout:
+                    return False
+                if exit_timeout is not None and still >= exit_timeout:
+                    return False
+                bounds = [
+                    0.25,
+                    *(
+                        b
+                        for b in (
+                            timeout and timeout - (now - started),
+                            exit_timeout and exit_timeout - still,
+                        )
+                        if b
+                    ),
+                ]
+                self._changed.wait(min(bounds))
+        return True
+
+    @property
+    def trouble(self) -> WithrunError | None:
+        """Why records wait; None while they go through."""
+        live = self._live
+        return live.drain.trouble if live and live.drain else None
+
+    # --- accounts, told by the deliverer ---
+    def settle(self, no: int, delivered: int, refusals: list[Refusal]) -> None:
+        """Count values of a run as delivered or refused."""
+        with self._changed:
+            log = self._by_no.get(no)
+            if log is not None:
+                log.delivered += delivered
+                log.refused += len(refusals)
+                log.refusals += refusals[: _KEPT_REFUSALS - len(log.refusals)]
+            self._moved()
+
+    def bound(self, no: int, run_id: str) -> None:
+        """A local run has an ID on the server now."""
+        log = self._by_no.get(no)
+        if log is not None:
+            log.server_id = run_id
+
+    def window_done(self) -> None:
+        """A window is settled: forget the runs that nobody holds any more and that have nothing pending."""
+        with self._changed:
+            self._moved()
+        with self._lock:
+            for no in list(self._by_no):
+                log = self._by_no[no]
+                if log.settled >= log.accepted:
+                    del self._by_no[no]
+                    still_held = weakref.ref(log)
+                    del log
+                    kept = still_held()
+                    if kept is not None:
+                        self._by_no[no] = kept
+
+    def _moved(self) -> None:
+        self._progress += 1
+        self._progress_at = time.monotonic()
+        self._changed.notify_all()
+
+    # --- opening and closing ---
+    def _connected(self) -> Backend:
+        if self._connect is None:
+            raise JournalError("this journal was opened offline: it can't create runs on the server")
+        if self._backend is None:
+            self._backend = self._connect()
+        return self._backend
+
+    def _open(self) -> _Live:
+        if self._live is not None:
+            return self._live
+        with self._lock:
+            quicker = self._opened()
+            if quicker is not None:
+                return quicker
+            if self._closed:
+                raise JournalError(
+                    f"the journal of {self.store_uri} was closed, and a record was to be written; log before "
+                    "`api.close()`, or use a new API instance"
+                )
+            pid = os.getpid()
+            folder = JournalFolder.create(self.store_folder, self.store_uri)
+            try:
+                live = _Live(
+                    folder,
+                    Writer(folder.path, mapped=self._mapped),
+                    RefusedFile(refused_path(self.store_folder, folder.id)),
+                )
+            except BaseException:
+                folder.delete()
+                raise
+            if os.getpid() != pid:  # forked by a signal handler in the midst of this: it is all the parent's
+                live.writer.seal()
+                live.folder.release()
+                return self._open()
+            quicker = self._opened()
+            if quicker is not None:  # a signal handler logged while we were at it
+                live.writer.seal()
+                folder.delete()
+                return quicker
+            self._live = live
+            if self.delivers:
+                self._start_drain(live)
+            if self._durability == "power":
+                live.syncer = Syncer(
+                    folder.path, lambda: segment_path(folder.path, live.writer.current.number)
+                )
+            return live
+
+    def _opened(self) -> _Live | None:
+        return self._live
+
+    def _start_drain(self, live: _Live) -> None:
+        retry = Retry(stop=self._stop, kick=self._kick, gate=self._gate)
+        live.pool = Pool(self._threads) if self._threads > 1 else None
+        live.deliverer = self._deliverer(
+            live.folder.ledger, live.folder.spool, live.refused, retry, live.pool
+        )
+        live.drain = Drain(
+            live.folder, live.writer, live.deliverer, retry, self._connected(), self.window_done
+        )
+        try:
+            live.drain.start()
+        except RuntimeError as error:
+            # The interpreter is exiting and takes no more threads: recovery delivers.
+            logger.warning("journal %s will be delivered by the next program: %s", live.folder.path, error)
+            live.drain = None
+
+    def _deliverer(
+        self, ledger: Ledger, spool: Path, refused: RefusedFile, retry: Retry, pool: Pool | None
+    ) -> Deliverer:
+        return Deliverer(
+            self._connected(),
+            ledger,
+            spool,
+            self.local_ids,
+            refused,
+            retry,
+            self,
+            publisher=self.publisher,
+            pool=pool,
+        )
+
+    def close(self, *, exit_timeout: float | None = 30.0) -> bool:
+        """Deliver what is pending and let go of the journal; deletes it if all is settled.
+
+        Returns:
+            Whether all is on the server or refused. If not, one warning says what is kept, and where; the
+            next program that uses this store delivers it.
+        """
+        self._closed = True
+        live = self._live
+        if live is None:
+            return True
+        try:
+            settled = self.flush(exit_timeout=exit_timeout)
+        except JournalError as error:
+            logger.error("%s", error)
+            settled = False
+        stopped = live.drain.stop(exit_timeout or 0.0) if live.drain else True
+        position = live.writer.position
+        settled = settled and (live.drain is None or live.drain.done >= position)
+        live.writer.seal()
+        if live.pool is not None:
+            live.pool.close()
+        if live.syncer is not None:
+            live.syncer.stop()
+        self._live = None
+        if settled and stopped and live.drain is not None:
+            live.folder.delete()
+            return True
+        if live.drain is not None:
+            self._warn_kept(live)
+        # With a call still under way the lock stays with it, until the process ends.
+        if stopped:
+            live.folder.release()
+        return False
+
+    def _warn_kept(self, live: _Live) -> None:
+        pending = sum(log.delivery.pending for log in self._by_no.values())
+        why = f" ({live.drain.trouble})" if live.drain and live.drain.trouble else ""
+        logger.warning(
+            "about %d logged values are not on the server %s yet%s. They are kept in %s; the next program "
+            "that uses this store, or `withrun sync`, delivers them.",
+            pending,
+            self.store_uri,
+            why,
+            live.folder.path,
+        )
+
+    def forked(self) -> None:
+        """In a forked child: leave the parent's journal alone; the next record opens another."""
+        live, self._live = self._live, None
+        self._start_over()
+        self._backend = None
+        for log in [*self._by_no.values(), *self._by_id.values(), self._itself]:
+            log.leave_to_parent()
+        self._by_no.clear()
+        if live is not None:
+            live.writer.seal()
+            live.folder.release()
+
+
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for journal in list(_journals):
+        journal.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,92 @@
+"""Local IDs: what runs, experiments and versions that started without the server are called there now.
+
+The map outlives the journals, so that an ID in a notebook, a pickle or a parent tag keeps resolving after
+delivery.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+from withrun.journal.disk import make_private, unusable
+
+__all__ = ["LocalIds"]
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    kind: str
+    local: str
+    server: str
+
+
+_decode = msgspec.json.Decoder(_Entry).decode
+
+
+class LocalIds:
+    """The map of one store, shared by all processes: a file of JSON lines, only ever appended to."""
+
+    def __init__(self, store_folder: Path) -> None:
+        self.path = store_folder / "local-ids.jsonl"
+        self._known: dict[tuple[str, str], str] = {}
+        self._read = 0
+
+    def resolve(self, kind: str, local: str) -> str | None:
+        """The server's ID of a `run`, `experiment` or `version`; None if unknown or not delivered yet."""
+        found = self._known.get((kind, local))
+        if found is None:
+            self._refresh()
+            found = self._known.get((kind, local))
+        return found
+
+    def local_of(self, kind: str, server: str) -> str | None:
+        """The local ID that a server's ID had, if it had one."""
+        self._refresh()
+        return next(
+            (key[1] for key, value in self._known.items() if key[0] == kind and value == server), None
+        )
+
+    def add(self, kind: str, local: str, server: str) -> None:
+        """Remember an ID that the server gave."""
+        if self.resolve(kind, local) == server:
+            return
+        line = msgspec.json.encode(_Entry(kind, local, server)) + b"\n"
+        make_private(self.path.parent)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise unusable(self.path.parent, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # A line cut off by a full disk must not swallow this one.
+            torn = os.fstat(descriptor).st_size > 0 and not self._ends_with_newline()
+            os.write(descriptor, b"\n" + line if torn else line)
+        except OSError as error:
+            raise unusable(self.path.parent, error) from error
+        finally:
+            os.close(descriptor)
+        self._known[kind, local] = server
+
+    def _ends_with_newline(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
+
+    def _refresh(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read += len(line)
+                    try:
+                        entry = _decode(line)
+                    except msgspec.DecodeError:
+                        continue  # a line cut off by a full disk: its ID is found again by its tag
+                    self._known[entry.kind, entry.local] = entry.server
+        except FileNotFoundError:
+            return

@@ -1,0 +1,272 @@
+"""Recovery: journals whose owner is gone are taken over, delivered by the code that delivers live ones.
+
+Two recoveries at once take turns by the journals' locks; one that is killed leaves a journal like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from withrun.backend import Backend
+from withrun.errors import NotFound, WithrunError
+from withrun.journal.creation import OWNER_TAG, settle_intents
+from withrun.journal.deliver import Deliverer
+from withrun.journal.folder import JournalFolder, Origin, store_folder_of
+from withrun.journal.gate import Gate
+from withrun.journal.journal import refused_path
+from withrun.journal.local_ids import LocalIds
+from withrun.journal.pack import Batch, Window
+from withrun.journal.pool import Pool
+from withrun.journal.publisher import Publisher
+from withrun.journal.reader import JournalReader
+from withrun.journal.refused import Refusal, RefusedFile
+from withrun.journal.retry import GaveUp, Retry
+from withrun.journal.segment import SegmentReader, numbers, segment_path
+
+__all__ = ["Recovered", "Waiting", "recover", "waiting"]
+
+logger = logging.getLogger("withrun.journal")
+
+
+class Recovered(msgspec.Struct):
+    """What a recovery did.
+
+    Attributes:
+        journals: journals that were delivered and deleted.
+        delivered: values that are on the server now.
+        refused: values that it would not take; kept in files of the `refused` folder.
+        ended: IDs of runs that were ended FAILED because their process died.
+        damaged: bytes that could not be read back.
+        left: journals that could not be delivered, with the reason; the next recovery tries again.
+    """
+
+    journals: int = 0
+    delivered: int = 0
+    refused: int = 0
+    ended: list[str] = []
+    damaged: int = 0
+    left: dict[str, str] = {}
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A journal that waits on the disk.
+
+    Attributes:
+        path: its folder.
+        origin: where it comes from; None if that can't be read.
+        alive: its process still holds it.
+        records: records that are not acknowledged.
+        size: bytes that its segments take.
+    """
+
+    path: Path
+    origin: Origin | None
+    alive: bool
+    records: int
+    size: int
+
+
+def waiting(journal_dir: Path, store_uri: str) -> list[Waiting]:
+    """List a store's journals, without changing or taking any."""
+    return [_look(path) for path in JournalFolder.all_in(store_folder_of(journal_dir, store_uri))]
+
+
+def _look(path: Path) -> Waiting:
+    origin = JournalFolder.origin_of(path)
+    folder = JournalFolder.take(path)
+    if folder is None:
+        return Waiting(path, origin, alive=True, records=0, size=_size(path))
+    try:
+        return Waiting(path, origin, alive=False, records=_count(folder), size=_size(path))
+    finally:
+        folder.release()
+
+
+def _size(path: Path) -> int:
+    try:
+        return sum(segment_path(path, number).stat().st_size for number in numbers(path))
+    except FileNotFoundError:
+        return 0
+
+
+def _count(folder: JournalFolder) -> int:
+    acknowledged = folder.acknowledged.position
+    total = 0
+    for number in folder.segments():
+        reader = SegmentReader(
+            segment_path(folder.path, number), acknowledged.offset if number == acknowledged.segment else 0
+        )
+        while payloads := reader.read(None):
+            total += len(payloads)
+        reader.close()
+    return total
+
+
+def recover(
+    journal_dir: Path,
+    store_uri: str,
+    backend: Backend,
+    *,
+    publisher: Publisher | None = None,
+    patience: float = 10.0,
+    threads: int = 4,
+    stop: threading.Event | None = None,
+    gate: Gate | None = None,
+) -> Recovered:
+    """Deliver what dead or offline processes left for a store.
+
+    Args:
+        journal_dir: holds the journals of all stores.
+        store_uri: the store, normalised and without credentials.
+        backend: the store.
+        publisher: publishes artifacts and model versions.
+        patience: seconds to wait for a server that is away, at each call.
+        threads: runs delivered side by side.
+        stop: ends it between two calls; what is left is left.
+        gate: for the calls; those of an API's own, if there is one.
+    """
+    report = Recovered()
+    store_folder = store_folder_of(journal_dir, store_uri)
+    retry = Retry(
+        stop=stop or threading.Event(), kick=threading.Event(), gate=gate or Gate(), patience=patience
+    )
+    pool = Pool(threads) if threads > 1 else None
+    try:
+        for folder in _abandoned(store_folder):
+            recovery = _Recovery(folder, store_folder, backend, retry, publisher, pool, report)
+            try:
+                recovery.run()
+                report.journals += 1
+            except (GaveUp, WithrunError) as error:
+                folder.release()
+                report.left[str(folder.path)] = str(error.__cause__ or error)
+                if isinstance(error, GaveUp):
+                    break
+            except BaseException:
+                folder.release()
+                raise
+    finally:
+        if pool is not None:
+            pool.close()
+    return report
+
+
+def _abandoned(store_folder: Path) -> Iterator[JournalFolder]:
+    for path in JournalFolder.all_in(store_folder):
+        folder = JournalFolder.take(path)
+        if folder is not None:
+            yield folder
+
+
+class _Recovery:
+    """The recovery of one journal; also keeps its accounts."""
+
+    def __init__(
+        self,
+        folder: JournalFolder,
+        store_folder: Path,
+        backend: Backend,
+        retry: Retry,
+        publisher: Publisher | None,
+        pool: Pool | None,
+        report: Recovered,
+    ) -> None:
+        self._folder = folder
+        self._backend = backend
+        self._retry = retry
+        self._report = report
+        self._local_ids = LocalIds(store_folder)
+        self._refused = RefusedFile(refused_path(store_folder, folder.id))
+        self._last_at: dict[str, int] = {}
+        self._keep_spool = False
+        self._lock = threading.Lock()
+        self._deliverer = Deliverer(
+            backend,
+            folder.ledger,
+            folder.spool,
+            self._local_ids,
+            self._refused,
+            retry,
+            self,
+            publisher=publisher,
+            pool=pool,
+        )
+
+    def run(self) -> None:
+        """Deliver the journal, end its runs, delete it."""
+        self._retry.call(lambda: settle_intents(self._backend, self._folder.ledger, abandoned=True))
+        reader = JournalReader(self._folder)
+        try:
+            while (window := reader.window()) is not None:
+                self._deliverer.deliver(window)
+                self._note_times(window)
+                self._folder.acknowledged.move(window.end)
+                self._folder.delete_segments(window.end.segment)
+        finally:
+            reader.close()
+            self._report.damaged += reader.damaged
+        for run in list(self._folder.ledger.owned):
+            self._end(run)
+        for uid, run_id in self._folder.ledger.bound.items():
+            # Runs that started without the server stay known by their local IDs.
+            if uid in self._folder.ledger.local:
+                self._local_ids.add("run", uid, run_id)
+        self._keep_refused_spool()
+        self._folder.delete()
+
+    def _note_times(self, window: Window) -> None:
+        for no, steps in window.runs.items():
+            run_id = self._deliverer.server_id(window.refs[no])
+            times = [self._last_at.get(run_id, 0)]
+            for step in steps:
+                times.append(step.at)
+                if isinstance(step, Batch) and step.metrics:
+                    times.append(max(point.timestamp for point in step.metrics))
+            self._last_at[run_id] = max(times)
+
+    def _end(self, run: str) -> None:
+        """End a run FAILED if the dead process owned it, nobody else does now, and it is still RUNNING."""
+        ledger = self._folder.ledger
+        run_id = ledger.bound.get(run) or self._local_ids.resolve("run", run) or run
+        try:
+            record = self._retry.call(lambda: self._backend.get_run(run_id))
+        except NotFound:
+            ledger.done(run)
+            return
+        tags = {tag.key: tag.value for tag in record.tags}
+        if (
+            record.status == "RUNNING"
+            and record.lifecycle_stage == "active"
+            and tags.get(OWNER_TAG) == self._folder.id
+        ):
+            times = [self._last_at.get(run_id, 0), record.start_time or 0, ledger.owned[run]]
+            end_time = max([*times, *(point.timestamp for point in record.metrics)])
+            self._retry.call(lambda: self._backend.update_run(run_id, status="FAILED", end_time=end_time))
+            self._report.ended.append(run_id)
+            logger.warning("run %s was ended FAILED: the process that it belonged to is gone", run_id)
+        ledger.done(run)
+
+    def _keep_refused_spool(self) -> None:
+        """What could not be published is moved out of the journal that is about to be deleted."""
+        spool = self._folder.spool
+        if self._keep_spool and spool.is_dir() and any(spool.iterdir()):
+            kept = self._refused.path.with_suffix(".spool")
+            shutil.move(spool, kept)
+            logger.error("artifacts that could not be published are kept in %s", kept)
+
+    # --- accounts, told by the deliverer ---
+    def settle(self, no: int, delivered: int, refusals: list[Refusal]) -> None:
+        """Count values as delivered or refused."""
+        with self._lock:
+            self._report.delivered += delivered
+            self._report.refused += len(refusals)
+            self._keep_spool = self._keep_spool or bool(refusals)
+
+    def bound(self, no: int, run_id: str) -> None:
+        """Nobody waits for the ID: the process is gone."""

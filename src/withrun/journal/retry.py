@@ -1,0 +1,143 @@
+"""Trying again: which failures pass by themselves, and how long to wait for that."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from withrun.errors import ServerError, ServerUnreachable, WithrunError
+from withrun.journal.gate import Gate
+
+__all__ = ["Failing", "GaveUp", "Retry", "is_passing"]
+
+logger = logging.getLogger("withrun.journal")
+
+T = TypeVar("T")
+
+_FIRST, _LONGEST = 0.2, 15.0
+_CREDENTIALS = frozenset({401, 403, 407})
+_PASSING = frozenset({408, 425, 429})
+"""Statuses below 500 that say nothing against the record."""
+
+
+class GaveUp(Exception):
+    """The server did not come back in the time allowed, or the journal is closing; nothing is lost."""
+
+
+class Failing(Exception):
+    """The server answers, and has failed at this very call for long: it may be the record's fault."""
+
+
+def is_passing(error: WithrunError, *, renewable: bool = True) -> bool:
+    """Whether the same call may succeed later: the server is away, overloaded or failing.
+
+    Args:
+        error: what the call raised.
+        renewable: credentials that it does not take may be renewed meanwhile.
+    """
+    if isinstance(error, ServerUnreachable):
+        return True
+    if not isinstance(error, ServerError):
+        return False
+    if error.status is None or error.status in _PASSING:
+        return True
+    if error.status in _CREDENTIALS:
+        return renewable
+    return error.status >= 500 and error.status != 501
+
+
+class Retry:
+    """Repeats calls with growing, jittered pauses; shared by all that deliver one journal.
+
+    Attributes:
+        successes: calls that went well; tells a poisoned record from a failing server.
+        trouble: why the server could not be written to just now; None while it can.
+        retries: calls that were repeated.
+
+    Args:
+        stop: set when the journal closes: ends every pause.
+        kick: set by those who wait: ends a pause early, though not one that the server asked for.
+        patience: seconds without any success after which to give up; None: never.
+        renewable: wait for better credentials, too.
+        gate: calls pass through it, so that a fork finds none under way.
+    """
+
+    def __init__(
+        self,
+        *,
+        stop: threading.Event,
+        kick: threading.Event,
+        gate: Gate,
+        patience: float | None = None,
+        renewable: bool = True,
+    ) -> None:
+        self.stop = stop
+        self.kick = kick
+        self.gate = gate
+        self.patience = patience
+        self.renewable = renewable
+        self.successes = 0
+        self.retries = 0
+        self.trouble: WithrunError | None = None
+
+    def call(self, do: Callable[[], T], *, suspicion: float | None = None, gated: bool = True) -> T:
+        """Call until it succeeds or is refused; raises what the server refuses.
+
+        Args:
+            do: the call; safe to be repeated.
+            suspicion: seconds of failing answers after which to raise `Failing`; None: never.
+            gated: a fork waits for it; False for what takes long and leaves nothing half done in this
+            process.
+        """
+        started = time.monotonic()
+        attempt = 0
+        while True:
+            try:
+                with self.gate if gated else contextlib.nullcontext():
+                    result = do()
+            except WithrunError as error:  # noqa: PERF203 - beside a request, no cost
+                if not is_passing(error, renewable=self.renewable):
+                    self._well()
+                    raise
+                waited = time.monotonic() - started
+                failed = isinstance(error, ServerError) and error.status == 500
+                if suspicion is not None and failed and attempt and waited >= suspicion:
+                    raise Failing from error
+                self._pause(error, attempt, waited)
+                attempt += 1
+            else:
+                self._well()
+                return result
+
+    def _well(self) -> None:
+        self.successes += 1
+        if self.trouble is not None:
+            self.trouble = None
+            logger.info("the server takes records again")
+
+    def _pause(self, error: WithrunError, attempt: int, waited: float) -> None:
+        self.retries += 1
+        if self.trouble is None:
+            log = logger.warning if self.patience is None else logger.info
+            log("the server can't be written to just now; records are kept and sent later: %s", error)
+        self.trouble = error
+        asked = getattr(error, "retry_after", None) or 0.0
+        pause = min(_LONGEST, _FIRST * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        if self.stop.is_set() or (self.patience is not None and waited + asked >= self.patience):
+            raise GaveUp from error
+        if asked and self.stop.wait(asked):
+            raise GaveUp from error
+        until = time.monotonic() + pause
+        while (left := until - time.monotonic()) > 0 and not self.stop.is_set():
+            # One attempt per wait that begins: then the pause counts again, so that many waiters make no
+            # storm.
+            if self.kick.wait(left):
+                self.kick.clear()
+                break
+        if self.stop.is_set():
+            raise GaveUp from error
