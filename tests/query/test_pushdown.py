@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.query.strategies import operators
 from tests.query.world import LONG_TEXTS, METRICS, NUMBERS, PARAMS, START, STATUSES, TAGS, TEXTS, World
 from withrun.query.fields import Kind
+from withrun.values import decode
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 moments = st.sampled_from(
@@ -219,14 +220,10 @@ def test_other_entities_through_a_server(served: World, kind: Kind, data: st.Dat
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_text_can_be_asked_for(embedded: World, text: str) -> None:
     """A param is found by what each stored text means, by its own text, and by their first letters."""
-    from withrun.values import decode
-
-    for value in (decode(text), text):
+    for value in (decode(text), text) if decode(text) != text else (text,):
         if isinstance(value, dict) and value:
             continue
-        for path in ("params.opt", "params.opt.name", "tags.team"):
-            check(embedded, "runs", {path: value})
-            check(embedded, "runs", {path: {"$in": [value, "sgd"]}})
-            if isinstance(value, str):
-                check(embedded, "runs", {path: {"$regex": "^" + re.escape(value[:3])}})
-                check(embedded, "runs", {path: {"$regex": "^" + re.escape(value[:3]), "$options": "i"}})
+        check(embedded, "runs", {"params.opt": value})
+        if isinstance(value, str):
+            beginning = "^" + re.escape(value[:3])
+            check(embedded, "runs", {"params.opt": {"$regex": beginning, "$options": "i"}})

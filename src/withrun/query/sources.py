@@ -114,12 +114,16 @@ _IDENTITIES: Final[Mapping[Kind, Callable[[Any], Hashable]]] = {
 }
 
 # MLflow's default orders: runs by start, newest first, then by ID; experiments by creation, newest first;
-# models by name; versions by name, newest first. A time that is missing comes last.
+# models by name; versions by last update, newest first, then by name. A time that is missing comes last.
 _NATURAL: Final[Mapping[Kind, Callable[[Any], Any]]] = {
     "runs": lambda record: (_newest_first(record.start_time), record.run_id),
     "experiments": lambda record: (_newest_first(record.creation_time), _numeric(record.experiment_id)),
     "models": lambda record: record.name,
-    "versions": lambda record: (record.name, tuple(-n for n in _numeric(record.version)[:1])),
+    "versions": lambda record: (
+        _newest_first(record.last_updated_timestamp),
+        record.name,
+        -_numeric(record.version)[0],
+    ),
 }
 
 
