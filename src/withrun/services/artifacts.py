@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from withrun.cache.artifacts import ArtifactCache
 from withrun.cache.manifest import protect
-from withrun.contract.types import Source
 from withrun.errors import (
     ArtifactNotCached,
     ArtifactNotFound,
@@ -31,6 +30,7 @@ from withrun.services.publishing import Publisher, pull
 if TYPE_CHECKING:
     import httpx
 
+    from withrun.contract.types import Source
     from withrun.transfer.file_transfer import FileTransfer
     from withrun.transfer.objmeta import ObjMeta
 
