@@ -1,37 +1,47 @@
-# `make demo` and `make test` need nothing but Python (3.10+), pip and make; they work in a private
-# virtual environment, .venv, which is made once and brought up to date when pyproject.toml changes.
+# `make demo` and `make test` need nothing but Python (3.10+), pip and make. They work in a private virtual
+# environment, .venv, which is made once and brought up to date when pyproject.toml changes.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DIR ?= withrun-demo
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test test-slow check bench clean
 
 help:
-	@echo "make demo    install into $(VENV) and run the demonstration (writes withrun-demo/)"
-	@echo "make test    install what the tests need and run them"
-	@echo "make check   ruff, mypy, import-linter"
-	@echo "make bench   measure against MLflow and the floor"
-	@echo "make clean   remove $(VENV) and what the tools left"
+	@echo "make demo       install into $(VENV) and run the demonstration (writes $(DIR)/)"
+	@echo "make test       install what the tests need and run them, but for the slow ones"
+	@echo "make test-slow  run those marked slow"
+	@echo "make check      ruff, mypy, import-linter"
+	@echo "make bench      measure against MLflow and the floor"
+	@echo "make clean      remove $(VENV) and what the tools left"
+	@echo "PYTHON=python3.12 picks the interpreter of a new $(VENV)"
 
-$(VENV)/.demo: pyproject.toml
-	@echo ">> making $(VENV) and installing withrun into it (some minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+# The stamps say that an installation was finished; whatever was interrupted before is made anew.
+$(VENV)/.python:
+	@echo ">> making the virtual environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "withrun needs Python 3.10 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml
-	@echo ">> making $(VENV) and installing withrun with its development tools into it (some minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+$(VENV)/.demo: pyproject.toml $(VENV)/.python
+	@echo ">> installing withrun and what the demonstration needs (some minutes the first time)"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.python
+	@echo ">> installing withrun and its development tools (some minutes the first time)"
+	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.demo $@
 
 demo: $(VENV)/.demo
-	@echo ">> withrun demo"
-	@$(BIN)/withrun demo
+	@echo ">> withrun demo --dir $(DIR)"
+	@$(BIN)/withrun demo --dir '$(DIR)'
 
 test: $(VENV)/.dev
-	@echo ">> pytest (without the tests marked slow)"
+	@echo ">> pytest, without the tests marked slow"
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.dev
@@ -39,12 +49,14 @@ test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.dev
+	@echo ">> ruff, mypy, import-linter"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev
+	@echo ">> benchmarks"
 	@$(BIN)/python -m tests.benchmarks
 
 clean:
