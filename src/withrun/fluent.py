@@ -14,9 +14,11 @@ from withrun.api import BaseMlflowApi
 from withrun.context import Frame
 from withrun.contract.types import ModelLike, Source
 from withrun.errors import InvalidArgument, NoActiveRun, RunAlreadyActive
-from withrun.handles import ExpApi, ModelVersionApi, RunApi
+from withrun.handles import ExpApi, ModelVersionApi, RunApi, lifecycle
 from withrun.plugins import get_api
 from withrun.schema import Experiment, RunStatus
+from withrun.services import identify
+from withrun.services.identify import check_types
 
 __all__ = [
     "active_run",
@@ -61,7 +63,7 @@ DEFAULT_EXPERIMENT = "0"
 def _active() -> RunApi | None:
     """The innermost active run: of the session's API inside a `session`, of any API outside."""
     frame = context.session_frame()
-    run: RunApi | None = context.active(frame.api if frame and frame.owner else None)
+    run: RunApi | None = context.active(frame.api if frame and frame.is_block else None)
     return run
 
 
@@ -72,7 +74,7 @@ def _run(run_id: str | None = None) -> RunApi:
     run = _active()
     if run is None:
         frame = context.session_frame()
-        where = f"of {frame.api!r:.80} " if frame and frame.owner else ""
+        where = f"of {frame.api!r:.80} " if frame and frame.is_block else ""
         raise NoActiveRun(
             f"no run {where}is active in this context: start one with `with api.start_run(exp):` or "
             "withrun.start_run(). Threads and executors start without one; "
@@ -85,18 +87,16 @@ def _frame() -> Frame:
     """The session of the context; outside any, a default API is bound to the context."""
     frame = context.session_frame()
     if frame is None:
-        frame = Frame(get_api(), owner=None)
+        frame = Frame(get_api(), entry=None)
         context.push_frame(frame)
     return frame
 
 
 def _api() -> BaseMlflowApi:
     """The session's API, else the active run's, else a default one."""
-    if context.session_frame() is None:
-        run = _active()
-        if run is not None:
-            return run.api
-    api: BaseMlflowApi = _frame().api
+    frame = context.session_frame()
+    run = None if frame is not None and frame.is_block else _active()
+    api: BaseMlflowApi = _frame().api if run is None else run.api
     return api
 
 
@@ -130,11 +130,22 @@ def start_run(
     Raises:
         RunAlreadyActive: a run is active, and neither `nested` nor `parent_run_id` is given.
     """
+    check_types(
+        run_id=(run_id, str),
+        experiment_id=(experiment_id, str),
+        run_name=(run_name, str),
+        nested=(nested, bool),
+        parent_run_id=(parent_run_id, str),
+        tags=(tags, Mapping),
+        description=(description, str),
+    )
     if log_system_metrics:
         raise InvalidArgument("log_system_metrics=True is not available in this version; leave it out")
-    frame = _frame()
-    api: BaseMlflowApi = frame.api
-    active = context.active(api)
+    if (left_open := _active()) is not None:
+        lifecycle.end_left_open_by_cell(left_open.api)
+    active = _active()
+    # A child goes where its parent is, also outside the sessions of its API.
+    api: BaseMlflowApi = active.api if active is not None and nested else _frame().api
     if active is not None and not nested and parent_run_id is None and active.id != run_id:
         raise RunAlreadyActive(
             f"run {active.name!r} ({active.id}) is active: end it with withrun.end_run(), start a child with "
@@ -145,8 +156,17 @@ def start_run(
         extra[api.tag_keys.description] = description
     if run_id is not None:
         return _resume(api, run_id, experiment_id, run_name, extra)
-    exp = experiment_id or frame.experiment_id or DEFAULT_EXPERIMENT
+    exp = _experiment_of(api, active if nested else None) if experiment_id is None else experiment_id
     return api.start_run(exp, run_name, extra, parent=parent_run_id, nested=nested)
+
+
+def _experiment_of(api: BaseMlflowApi, parent: RunApi | None) -> Experiment | str:
+    """Where a run goes of which nothing is said: what `set_experiment` chose, else beside its parent."""
+    frame = context.session_frame()
+    if frame is not None and frame.api is api and frame.experiment_id is not None:
+        chosen: str = frame.experiment_id
+        return chosen
+    return DEFAULT_EXPERIMENT if parent is None else parent.exp
 
 
 def _resume(
@@ -194,12 +214,12 @@ def get_parent_run(run_id: str) -> RunApi | None:
 
 def delete_run(run_id: str) -> None:
     """Mark a run deleted; `restore_run` undoes it."""
-    _api().services.runs.delete(run_id)
+    _api().services.runs.delete(identify.run_id(run_id))
 
 
 def restore_run(run_id: str) -> None:
     """Undo `delete_run`."""
-    _api().services.runs.restore(run_id)
+    _api().services.runs.restore(identify.run_id(run_id))
 
 
 # --- logging ---
@@ -259,6 +279,7 @@ def log_artifact(
     local_path: Path | str, artifact_path: str | None = None, run_id: str | None = None
 ) -> RunApi:
     """Publish a file or folder under its own name in the folder `artifact_path` of the active run."""
+    check_types(local_path=(local_path, (str, Path)), artifact_path=(artifact_path, str))
     source = Path(local_path)
     inside = f"{artifact_path.rstrip('/')}/{source.absolute().name}" if artifact_path else None
     return _run(run_id).log_artifact(source, inside)
@@ -268,6 +289,7 @@ def log_artifacts(
     local_dir: Path | str, artifact_path: str | None = None, run_id: str | None = None
 ) -> RunApi:
     """Publish what a folder holds into the folder `artifact_path` of the active run, or its root."""
+    check_types(local_dir=(local_dir, (str, Path)), artifact_path=(artifact_path, str))
     folder = Path(local_dir)
     if not folder.is_dir():
         raise InvalidArgument(f"log_artifacts takes a folder, and {str(folder)!r} is none; use log_artifact")
@@ -300,7 +322,8 @@ def get_artifact_uri(artifact_path: str | None = None) -> str:
 
 def flush_async_logging() -> None:
     """Return once all that was logged is in the store."""
-    _api().flush()
+    if _active() is not None or context.session_frame() is not None:  # else nothing was logged from here
+        _api().flush()
 
 
 # --- experiments ---
@@ -324,8 +347,9 @@ def set_experiment(experiment_name: str | None = None, experiment_id: str | None
     if experiment_name is not None:
         exp = api.get_or_create_exp(experiment_name)
     else:
-        exp = ExpApi.of(api, api.services.experiments.fetch_active(str(experiment_id)))
-    context.replace_frame(frame, Frame(api, frame.owner, exp.id))
+        known = api.services.experiments.fetch_active(identify.experiment_id(experiment_id or ""))
+        exp = ExpApi.of(api, known)
+    context.replace_frame(frame, Frame(api, frame.entry, exp.id))
     return exp
 
 
@@ -356,12 +380,12 @@ def get_experiment_by_name(name: str) -> ExpApi | None:
 
 def delete_experiment(experiment_id: str) -> None:
     """Mark an experiment and its runs deleted; `restore_experiment` undoes it."""
-    _api().services.experiments.delete(experiment_id)
+    _api().services.experiments.delete(identify.experiment_id(experiment_id))
 
 
 def restore_experiment(experiment_id: str) -> None:
     """Undo `delete_experiment`."""
-    _api().services.experiments.restore(experiment_id)
+    _api().services.experiments.restore(identify.experiment_id(experiment_id))
 
 
 def set_experiment_tag(key: str, value: Any) -> ExpApi:

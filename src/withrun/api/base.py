@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from withrun.contract import MlflowApiContract
 from withrun.errors import InvalidArgument
 from withrun.handles import RunApi, lifecycle
 from withrun.query.pushing import NoPushDown, PushDown
+from withrun.services import identify
 from withrun.services.assembly import Options, Services, assemble
 from withrun.services.long_values import OnLongValue
 from withrun.services.tag_keys import DataTranslation, TagKeys
@@ -80,6 +81,12 @@ class BaseMlflowApi(
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _handles: dict[str, RunApi] = PrivateAttr(default_factory=dict)
 
+    @classmethod
+    def from_conf(cls, conf: Mapping[Any, Any]) -> Self:
+        """Make an instance of a configuration whose names were not checked yet."""
+        cls._refuse_unknown_fields(conf)
+        return cls(**conf)
+
     def __init__(self, **conf: Any) -> None:
         self._refuse_unknown_fields(conf)
         try:
@@ -101,14 +108,14 @@ class BaseMlflowApi(
 
     def run_handle(self, run_id: str) -> RunApi:
         """A handle to log to a run by: the one that it is held open by, else one that was fetched once."""
-        held = lifecycle.open_handle(self, run_id)
-        if held is not None:
-            return held
-        known = self._handles.get(run_id)
+        held = lifecycle.open_handle(self, identify.run_id(run_id))
+        known = held or self._handles.get(run_id)
         if known is None:
-            known = self._handles[run_id] = self.get_run(run_id)
-            while len(self._handles) > _KEPT_HANDLES:
-                self._handles.pop(next(iter(self._handles)), None)
+            fetched = self.get_run(run_id)
+            with self._lock:
+                known = self._handles.setdefault(run_id, fetched)
+                while len(self._handles) > _KEPT_HANDLES:
+                    del self._handles[next(iter(self._handles))]
         return known
 
     @property
@@ -159,7 +166,12 @@ class BaseMlflowApi(
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
         """A copy with other field values, checked as new ones are; it runs its own services."""
-        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        # A default that was made for this instance (such as the store of the folder it was made in) stays.
+        fields = {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name in self.model_fields_set or field.default_factory is not None
+        }
         return type(self)(**{**fields, **(update or {})})
 
     # An instance is itself and no other: contexts, handles and caches tell instances apart.
@@ -205,8 +217,10 @@ class BaseMlflowApi(
         return cls.model_json_schema(schema_generator=_OpenSchema)
 
     @classmethod
-    def _refuse_unknown_fields(cls, conf: dict[str, Any]) -> None:
-        for name in conf.keys() - cls.model_fields.keys():
+    def _refuse_unknown_fields(cls, conf: Mapping[Any, Any]) -> None:
+        for name in (name for name in conf if name not in cls.model_fields):
+            if not isinstance(name, str):
+                raise InvalidArgument(f"configuration fields are named by strings, not by {name!r:.100}")
             near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(cls.model_fields))}"
             raise InvalidArgument(f"{cls.__name__} has no configuration field {name!r}; {hint}")
@@ -221,7 +235,9 @@ class BaseMlflowApi(
 
 
 class _OpenSchema(GenerateJsonSchema):
-    """Says "anything" of what JSON can't describe, where pydantic would raise."""
+    """Says "anything" of what JSON can't describe, where pydantic would raise or warn."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - pydantic's
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
         return {}
