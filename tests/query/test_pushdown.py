@@ -224,6 +224,7 @@ def test_every_text_can_be_asked_for(embedded: World, text: str) -> None:
         if isinstance(value, dict) and value:
             continue
         check(embedded, "runs", {"params.opt": value})
+        check(embedded, "runs", {"params.opt.name": value})
         if isinstance(value, str):
             beginning = "^" + re.escape(value[:3])
             check(embedded, "runs", {"params.opt": {"$regex": beginning, "$options": "i"}})

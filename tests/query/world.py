@@ -76,8 +76,8 @@ STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED", "SCHEDULED")
 START = 1_700_000_000_000
 
 
-def populate(uri: str, runs: int = 60) -> None:
-    """Write the world into an empty store."""
+def populate(uri: str) -> None:
+    """Write the world into an empty store: every text once as a param and as a tag, the rest at random."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
 
@@ -89,25 +89,27 @@ def populate(uri: str, runs: int = 60) -> None:
     ]
     client.set_experiment_tag(experiments[0], "team", "x")
     made = []
-    for number in range(runs):
+    for number in range(len(TEXTS) + 5):
         run = client.create_run(
-            experiments[number % 4],
+            experiments[number % 3 if number < len(TEXTS) else 3],
             start_time=START + rng.randrange(8) * 1000 + rng.randrange(3),
             run_name=rng.choice(["base", "Base-1", "it's", "a\\b", "é", 'q"q', "base_2"]),
         )
         run_id = run.info.run_id
         made.append(run_id)
+        params = {"opt": TEXTS[number % len(TEXTS)]} | _some(rng, PARAMS[1:])
+        tags = {"team": TEXTS[-1 - number % len(TEXTS)]} | _some(rng, TAGS[1:])
         client.log_batch(
             run_id,
             metrics=[Metric(k, rng.choice(NUMBERS), START, 0) for k in METRICS if rng.random() < 0.6],
-            params=[Param(k, rng.choice(TEXTS)) for k in PARAMS if rng.random() < 0.5],
-            tags=[RunTag(k, rng.choice(TEXTS)) for k in TAGS if rng.random() < 0.5],
+            params=[Param(key, text) for key, text in params.items()],
+            tags=[RunTag(key, text) for key, text in tags.items()],
         )
         status = rng.choice(STATUSES)
         if status != "RUNNING":
             client.set_terminated(run_id, status, end_time=START + rng.randrange(10_000))
-    client.delete_tag(made[0], "mlflow.runName")
-    client.delete_run(made[1])
+    client.delete_tag(made[20], "mlflow.runName")
+    client.delete_run(made[-6])
     client.delete_experiment(experiments[3])
     for name in ("model", "Model 2", "it's", "base_x", "basexx"):
         client.create_registered_model(name, tags={k: rng.choice(TEXTS) for k in ("team", "opt.name")})
@@ -119,6 +121,11 @@ def populate(uri: str, runs: int = 60) -> None:
                 tags={"team": rng.choice(TEXTS)},
                 await_creation_for=0,
             )
+
+
+def _some(rng: random.Random, keys: Sequence[str]) -> dict[str, str]:
+    """Random texts under about half of the keys."""
+    return {key: rng.choice(TEXTS) for key in keys if rng.random() < 0.5}
 
 
 @dataclass
