@@ -10,19 +10,21 @@ that ended elsewhere is active nowhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from contextvars_extras import ContextVarsRegistry
 
 __all__ = [
     "Activation",
+    "Entry",
     "Frame",
     "Snapshot",
     "activate",
     "active",
     "deactivate",
     "enclosing_block",
+    "innermost_entry",
     "is_active_here",
     "last",
     "pop_frame",
@@ -40,17 +42,19 @@ class Activation:
         api: the API instance that the run belongs to.
         run: the handle that verbs go to.
         over: whether the run has ended, or its block was left, since; never reset.
+        ends_as: the status that it is being ended with; None until then.
         in_block: whether it was entered by `with`.
         pid: the process that owns it: ending it is left to that process.
         cell: the execution of a notebook cell that it was started in, or None.
     """
 
-    __slots__ = ("__weakref__", "api", "cell", "in_block", "over", "pid", "run")
+    __slots__ = ("__weakref__", "api", "cell", "ends_as", "in_block", "over", "pid", "run")
 
     def __init__(self, api: Any, run: Any, cell: Any = None) -> None:
         self.api = api
         self.run = run
         self.over = False
+        self.ends_as: Any = None
         self.in_block = False
         self.pid = os.getpid()
         self.cell = cell
@@ -61,19 +65,42 @@ class Activation:
         return self.pid == os.getpid()
 
 
-class Frame:
-    """A session: the API, and the experiment that runs without a named one go to.
+class Entry:
+    """One time that a session was entered; shared by all contexts that see it.
 
     Attributes:
-        owner: identifies the block that pushed the frame; None for the default session of a context.
+        left: whether it was left since; never reset.
     """
 
-    __slots__ = ("api", "experiment_id", "owner")
+    __slots__ = ("left",)
 
-    def __init__(self, api: Any, owner: object | None, experiment_id: str | None = None) -> None:
+    def __init__(self) -> None:
+        self.left = False
+
+
+class Frame:
+    """A session as one context has it: the API, and the experiment that runs without a named one go to.
+
+    Attributes:
+        entry: the block that it stands for; None for the default session of a context.
+    """
+
+    __slots__ = ("api", "entry", "experiment_id")
+
+    def __init__(self, api: Any, entry: Entry | None, experiment_id: str | None = None) -> None:
         self.api = api
-        self.owner = owner
+        self.entry = entry
         self.experiment_id = experiment_id
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a `session` block, inside which verbs see its API's runs alone."""
+        return self.entry is not None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its block was left, here or in another context."""
+        return self.entry is not None and self.entry.left
 
 
 class _Current(ContextVarsRegistry):  # type: ignore[misc]  # the package has no types
@@ -141,19 +168,24 @@ def last() -> Any | None:
 
 
 def session_frame() -> Frame | None:
-    """The innermost session of this context, or None."""
-    frames = _get_frames()
-    return frames[-1] if frames else None
+    """The innermost session of this context that was not left yet, or None."""
+    return next((frame for frame in reversed(_get_frames()) if not frame.is_left), None)
 
 
 def push_frame(frame: Frame) -> None:
     """Make a session the innermost one of this context."""
-    _Current.frames.set((*_get_frames(), frame))
+    _Current.frames.set((*(f for f in _get_frames() if not f.is_left), frame))
 
 
-def pop_frame(owner: object) -> None:
-    """Remove the session that `owner` pushed; does nothing in a context that does not have it."""
-    _Current.frames.set(tuple(f for f in _get_frames() if f.owner is not owner))
+def innermost_entry(entries: Collection[Entry]) -> Entry | None:
+    """The innermost of those entries that this context has; None if it has none of them."""
+    return next((f.entry for f in reversed(_get_frames()) if f.entry in entries), None)
+
+
+def pop_frame(entry: Entry) -> None:
+    """Remove just that session from this context, and mark it left for all others."""
+    entry.left = True
+    _Current.frames.set(tuple(f for f in _get_frames() if f.entry is not entry))
 
 
 def replace_frame(old: Frame, new: Frame) -> None:

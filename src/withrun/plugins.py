@@ -49,8 +49,10 @@ def get_api(
     Example:
         >>> api = withrun.get_api(conf={"tracking_uri": "http://localhost:5000"})
     """
+    if conf is not None and not isinstance(conf, Mapping):
+        raise InvalidArgument(f"conf is given as a dict of fields, not as {type(conf).__name__}")
     api_class = _api_class(plugin, cls)
-    return api_class(**_merged(_from_environment(api_class), dict(conf or {})))
+    return api_class.from_conf(_merged(_from_environment(api_class), dict(conf or {})))
 
 
 def list_api_plugins() -> dict[str, str]:
@@ -73,7 +75,7 @@ def _api_class(plugin: str | None, cls: type[BaseMlflowApi] | str | None) -> typ
         raise InvalidArgument(f"plugin={plugin!r} and cls={cls!r} exclude each other; give one of them")
     found: Any = cls
     if cls is None:
-        found = _load(_target(plugin or DEFAULT))
+        found = _load(_target(DEFAULT if plugin is None else plugin))
     elif isinstance(cls, str):
         found = _load(cls)
     if not isinstance(found, type) or not issubclass(found, BaseMlflowApi):

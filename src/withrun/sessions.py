@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from withrun import context
 from withrun.api import BaseMlflowApi
-from withrun.context import Frame
+from withrun.context import Entry, Frame
 from withrun.errors import InvalidArgument
 
 __all__ = ["bind", "session"]
@@ -44,18 +44,21 @@ class session:  # noqa: N801 - used like a function: `with withrun.session(api):
                 f"of type {type(api).__name__}"
             )
         self._api = api
-        self._owners: list[object] = []
+        self._entries: list[Entry] = []  # of all contexts: tasks and threads may share this object
 
     def __enter__(self) -> BaseMlflowApi:
-        owner = object()
-        self._owners.append(owner)
-        context.push_frame(Frame(self._api, owner))
+        entry = Entry()
+        self._entries.append(entry)
+        context.push_frame(Frame(self._api, entry))
         return self._api
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        context.pop_frame(self._owners.pop())
+        # This context's own innermost entry; one that another context made only if this one has none.
+        entry = context.innermost_entry(self._entries) or self._entries[-1]
+        self._entries.remove(entry)
+        context.pop_frame(entry)
 
     async def __aenter__(self) -> BaseMlflowApi:
         return self.__enter__()
@@ -84,7 +87,7 @@ def bind(fn: Callable[P, R]) -> Callable[P, R]:
     """
     if not callable(fn):
         raise InvalidArgument(f"bind takes a function, not {fn!r:.100} of type {type(fn).__name__}")
-    if inspect.isasyncgenfunction(fn):
+    if inspect.isasyncgenfunction(fn) or inspect.isasyncgenfunction(_call_of(fn)):
         raise InvalidArgument(
             f"{fn!r:.100} is an asynchronous generator, each step of which runs in its consumer's context: "
             "bind the coroutine function that consumes it"
@@ -98,7 +101,7 @@ def bind(fn: Callable[P, R]) -> Callable[P, R]:
         here.run(carried.restore)
         return here
 
-    if inspect.iscoroutinefunction(fn):
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_call_of(fn)):
 
         @functools.wraps(fn)
         async def run_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -107,11 +110,11 @@ def bind(fn: Callable[P, R]) -> Callable[P, R]:
 
         return cast("Callable[P, R]", run_coroutine)
 
-    if inspect.isgeneratorfunction(fn):
+    if inspect.isgeneratorfunction(fn) or inspect.isgeneratorfunction(_call_of(fn)):
 
         @functools.wraps(fn)
         def run_generator(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return _stepwise(fresh(), fn(*args, **kwargs))
+            return _stepwise(fresh(), cast("Generator[Any, Any, Any]", fn(*args, **kwargs)))
 
         return cast("Callable[P, R]", run_generator)
 
@@ -120,6 +123,11 @@ def bind(fn: Callable[P, R]) -> Callable[P, R]:
         return cast("R", fresh().run(fn, *args, **kwargs))
 
     return run
+
+
+def _call_of(fn: Any) -> Any:
+    """The method that calling an object calls; None for a class, whose call makes an instance."""
+    return None if isinstance(fn, type) else getattr(type(fn), "__call__", None)  # noqa: B004 - not a test
 
 
 def _stepwise(where: Any, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

@@ -31,6 +31,7 @@ class _State:
         self.installed = False
         self.previous: Any = None
         self.terminated = False
+        self.calling_previous = False
 
 
 _state = _State()
@@ -40,11 +41,15 @@ def block_opened() -> None:
     """Note that a block was entered; installs the handler with the first one of the main thread."""
     with _state.lock:
         _state.open_blocks += 1
-        if not _state.installed and threading.current_thread() is threading.main_thread():
-            _state.previous = signal.getsignal(signal.SIGTERM)
-            if _state.previous is not None:  # None: installed by C code, and could not be put back
-                signal.signal(signal.SIGTERM, _on_sigterm)
-                _state.installed = True
+        if threading.current_thread() is not threading.main_thread():
+            return
+        current = signal.getsignal(signal.SIGTERM)
+        if current is None:  # installed by C code, and could not be put back
+            return
+        if current is not _on_sigterm and _state.open_blocks == 1:  # later, the program chose its own
+            _state.previous = current
+            signal.signal(signal.SIGTERM, _on_sigterm)
+            _state.installed = True
 
 
 def block_closed() -> None:
@@ -68,8 +73,14 @@ def was_terminated() -> bool:
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     previous = _state.previous
-    if callable(previous):
-        previous(signum, frame)
+    # A handler of the program's that was set inside a block may hand on to this one: then it asks for what
+    # would be done without it.
+    if callable(previous) and not _state.calling_previous:
+        _state.calling_previous = True
+        try:
+            previous(signum, frame)
+        finally:
+            _state.calling_previous = False
         return
     if previous == signal.SIG_IGN:
         return

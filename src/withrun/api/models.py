@@ -15,6 +15,7 @@ from withrun.schema import Model, ModelVersion, Run
 from withrun.services.artifacts import of_run
 from withrun.services.identify import check_types, model_name, run_id, version_key
 from withrun.services.models import refuse_chosen_version
+from withrun.services.source import path_of, target_path
 
 if TYPE_CHECKING:
     from withrun.query.search import Results
@@ -65,12 +66,15 @@ class ModelMethods(Part, ModelsContract):
         version: str | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> ModelVersionApi:
-        check_types(version=(version, str), path_in_run=(path_in_run, str))
+        check_types(version=(version, str), path_in_run=(path_in_run, str), tags=(tags, Mapping))
         refuse_chosen_version(version)
-        owner = run if isinstance(run, Run) else self._api.get_run(run_id(run))
+        # All that can be judged without the store is, before anything is published.
         services = self.services
+        services.models.check_tags(tags)
+        inside = target_path(path_of(source), model_name(model) if path_in_run is None else path_in_run)
+        owner = run if isinstance(run, Run) else self._api.get_run(run_id(run))
         entity = model if isinstance(model, Model) else services.models.get_or_create(model_name(model))
-        where = of_run(owner, path_in_run or entity.name)
+        where = of_run(owner, inside)
         services.models.check_free(owner, where.path)
         services.artifacts.log(
             owner,

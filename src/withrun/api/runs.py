@@ -43,6 +43,7 @@ class RunMethods(Part, RunsContract):
         *,
         nested: bool = False,
     ) -> RunApi:
+        check_types(nested=(nested, bool))
         if parent is None:
             if nested:
                 parent = context.active(self)
@@ -110,7 +111,9 @@ class RunMethods(Part, RunsContract):
         *,
         scheduled: bool = False,
     ) -> RunApi:
-        check_types(name=(name, str), repo=(repo, str))
+        check_types(name=(name, str), repo=(repo, str), tags=(tags, Mapping))
+        if isinstance(parent, str):  # an ID, that may be of no run
+            parent = self._handle(parent)
         parent_id = None if parent is None else run_id(parent)
         experiments = self.services.experiments
         entity = exp if isinstance(exp, Experiment) else experiments.fetch_active(experiment_id(exp))

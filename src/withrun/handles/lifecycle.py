@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from withrun import context, signals
@@ -41,6 +42,8 @@ logger = logging.getLogger("withrun")
 _open: dict[tuple[int, str], Activation] = {}
 """Open runs that this process owns, by the identity of their API and their ID."""
 
+_lock = threading.Lock()  # two threads may enter, or end, one run at once
+
 
 def _key(run: RunApi) -> tuple[int, str]:
     return id(run.api), run.id
@@ -49,14 +52,20 @@ def _key(run: RunApi) -> tuple[int, str]:
 # --- starting ---
 
 
-def check_may_start(api: BaseMlflowApi) -> None:
-    """Refuse to start an unrelated run inside an open block of the same API.
+def check_may_start(api: BaseMlflowApi, run: RunApi | None = None) -> None:
+    """Refuse to start, resume or enter an unrelated run inside an open block of the same API.
+
+    Args:
+        api: the API that it is to be active for.
+        run: the run, unless it is a new one; a child is related, and so is the block's own run.
 
     Raises:
         RunAlreadyActive: names the run whose block it is, and the choices.
     """
+    if run is not None and run.parent_id is not None:
+        return
     block = context.enclosing_block(api)
-    if block is not None:
+    if block is not None and (run is None or block.run.id != run.id):
         raise RunAlreadyActive(
             f"run {block.run.name!r} ({block.run.id}) is active in an enclosing block: start its child with "
             "nested=True or run.start_child(), name another parent with parent=, or leave the block first"
@@ -74,11 +83,10 @@ def make_active(run: RunApi) -> Activation:
 def resume(run: RunApi) -> None:
     """Set a run RUNNING again and make it active, under the rules of starting."""
     activation = _own_activation(run)
+    check_may_start(run.api, run)
     if activation is not None:
         context.activate(activation)
         return
-    if run.parent_id is None:
-        check_may_start(run.api)
     end_left_open_by_cell(run.api)
     run.api.services.runs.set_running(run.id)
     run.status, run.end_time = RunStatus.RUNNING, None
@@ -103,26 +111,41 @@ def enter(run: RunApi) -> None:
     """
     activation = _own_activation(run)
     if activation is not None and activation.in_block:
-        raise RunAlreadyActive(
-            f"run {run.name!r} ({run.id}) is open as a block already; inside it use the run itself, "
-            "or start a child of it"
-        )
+        raise _is_open(run)
     if activation is None:
-        if run.status.is_over:
-            raise RunClosed(
-                f"run {run.name!r} ({run.id}) is over ({run.status}); resume it first: `with run.resume():`"
-            )
-        if run.parent_id is None:
-            check_may_start(run.api)
+        _check_not_over(run)
+        check_may_start(run.api, run)
         if run.status is not RunStatus.RUNNING:
             run.api.services.runs.set_running(run.id)
             run.status = RunStatus.RUNNING
         activation = make_active(run)
         run.adopt(activation)
     else:
-        context.activate(activation)
-    activation.in_block = True
+        check_may_start(run.api, run)
+    with _lock:
+        if activation.in_block:  # another thread was quicker
+            raise _is_open(run)
+        activation.in_block = True
+    context.activate(activation)
     signals.block_opened()
+
+
+def _is_open(run: RunApi) -> RunAlreadyActive:
+    return RunAlreadyActive(
+        f"run {run.name!r} ({run.id}) is open as a block already; inside it use the run itself, "
+        "or start a child of it"
+    )
+
+
+def _check_not_over(run: RunApi) -> None:
+    """Refuse a run that is over, wherever it was ended: this handle may not have heard of it."""
+    left = run.activation is not None and run.activation.over
+    if not left and not run.status.is_over:
+        known = run.api.services.runs.fetch(run.id)
+        run.status, run.end_time = known.status, known.end_time
+    if left or run.status.is_over:
+        how = f"over ({run.status})" if run.status.is_over else "a block that was left"
+        raise RunClosed(f"run {run.name!r} ({run.id}) is {how}; resume it first: `with run.resume():`")
 
 
 def leave(run: RunApi, error: BaseException | None) -> None:
@@ -160,11 +183,18 @@ def _leave_context(run: RunApi) -> Activation | None:
     activation = run.activation
     if activation is None:
         return None
-    was_over = activation.over
-    context.deactivate(activation)
+    is_to_end = _claim(activation)
     if activation.is_own:
         signals.block_closed()
-    return None if was_over or not activation.is_own else activation
+    return activation if is_to_end else None
+
+
+def _claim(activation: Activation) -> bool:
+    """Remove a run from the context; whether it is the caller's to end: this process's, and open till now."""
+    with _lock:
+        was_over = activation.over
+        context.deactivate(activation)
+    return not was_over and activation.is_own
 
 
 def status_after(error: BaseException | None) -> RunStatus:
@@ -189,16 +219,30 @@ def end(run: RunApi, status: RunStatus) -> None:
         RunClosed: it is over.
     """
     activation = _own_activation(run)
-    if activation is None and run.status.is_over:
-        raise RunClosed(f"run {run.name!r} ({run.id}) is over already ({run.status}); resume it to go on")
-    if activation is not None:
-        context.deactivate(activation)
+    if activation is None or not _claim(activation):
+        _check_may_end(run)
     _end(run, status, activation)
 
 
+def _check_may_end(run: RunApi) -> None:
+    """Refuse to end a run that is over, wherever it was ended."""
+    if not run.status.is_over:
+        known = run.api.services.runs.fetch(run.id)
+        run.status, run.end_time = known.status, known.end_time
+    if run.status.is_over:
+        raise RunClosed(f"run {run.name!r} ({run.id}) is over already ({run.status}); resume it to go on")
+
+
 def _end(run: RunApi, status: RunStatus, activation: Activation | None) -> None:
+    if activation is not None:
+        activation.ends_as = status
+    try:
+        end_time = from_milliseconds(run.api.services.runs.end(run.id, status))
+    except Exception:
+        # A failure, which the caller hears of. An interrupt leaves the run to be ended at exit.
+        _open.pop(_key(run), None)
+        raise
     _open.pop(_key(run), None)
-    end_time = from_milliseconds(run.api.services.runs.end(run.id, status))
     for handle in (run, activation.run if activation else run):
         handle.status = status
         handle.end_time = end_time
@@ -236,16 +280,26 @@ def _end_all() -> None:
     """End what is still open at interpreter exit: handles as the program went, blocks never left KILLED."""
     crashed = None if hasattr(sys, "ps1") or "IPython" in sys.modules else getattr(sys, "last_value", None)
     for activation in list(_open.values()):
-        if not activation.is_own or activation.over:
+        if not activation.is_own:
             continue
         run = activation.run
         killed = signals.was_terminated() or activation.in_block
-        status = RunStatus.KILLED if killed else status_after(crashed)
+        status = activation.ends_as or (RunStatus.KILLED if killed else status_after(crashed))
         try:
-            end(run, status)
+            _claim(activation)
+            _end(run, status, activation)
         except WithrunError as exc:
             logger.error("run %r (%s) could not be ended at exit: %s", run.name, run.id, exc)
 
 
 atexit.register(_end_all)
-os.register_at_fork(after_in_child=_open.clear)
+
+
+def _after_fork_in_child() -> None:
+    # The parent's runs are not the child's to end; a lock that another thread held stays held: start anew.
+    global _lock
+    _open.clear()
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

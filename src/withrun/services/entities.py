@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 from withrun.backend import ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
+from withrun.errors import ServerError
 from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
 from withrun.services.tag_keys import DataTranslation, TagKeys
 from withrun.values import Preview, complete, metric_from_store, unflatten
 
 __all__ = ["EntityBuilder", "from_milliseconds", "to_milliseconds"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class EntityBuilder:
@@ -48,7 +51,7 @@ class EntityBuilder:
             tags=self._tags(record.tags),
             params=self._tags(record.params),
             metrics=unflatten((m.key, metric_from_store(m.value)) for m in record.metrics),
-            status=RunStatus(record.status),
+            status=_status(record),
             start_time=from_milliseconds(record.start_time),
             end_time=from_milliseconds(record.end_time),
         )
@@ -89,8 +92,22 @@ class EntityBuilder:
 
 
 def from_milliseconds(moment: int | None) -> datetime | None:
-    """An aware datetime from the milliseconds that a store keeps; 0 and None are no time."""
-    return datetime.fromtimestamp(moment / 1000, timezone.utc) if moment else None
+    """An aware datetime from the milliseconds that a store keeps; 0 and None are no time.
+
+    Raises:
+        ServerError: the store gave a time that no calendar holds.
+    """
+    try:
+        return _EPOCH + timedelta(milliseconds=moment) if moment else None
+    except OverflowError as exc:
+        raise ServerError(f"the store gave the time {moment} ms, which no calendar holds") from exc
+
+
+def _status(record: RunRecord) -> RunStatus:
+    try:
+        return RunStatus(record.status)
+    except ValueError as exc:
+        raise ServerError(f"the store gave run {record.run_id} the unknown status {record.status!r}") from exc
 
 
 def to_milliseconds(moment: datetime) -> int:

@@ -58,6 +58,8 @@ def end_status(succeeded: bool | str | RunStatus) -> RunStatus:
 def _identifier(value: Any, what: str, how: str) -> str:
     if isinstance(value, str) and value:
         return value
+    if isinstance(value, str):
+        raise InvalidArgument(f"the {what} is named by an empty string; give {how}, or the {what} itself")
     hint = f"; as a string that is {str(value)!r}" if isinstance(value, int) else ""
     raise InvalidArgument(
         f"the {what} is given as itself, a handle on it, or {how} (a string); "

@@ -129,6 +129,10 @@ class ModelService:
             if not token:
                 return found
 
+    def check_tags(self, tags: Mapping[str, Any] | None) -> None:
+        """Refuse tags that can't be set."""
+        self._translation.to_texts(tags or {}, "tag")
+
     def set_version_tags(self, name: str, version: str, tags: Mapping[str, Any]) -> None:
         """Set tags on a model version."""
         for key, text in self._translation.to_texts(tags, "tag").items():

@@ -1,0 +1,28 @@
+"""What all tests share: an environment that says nothing, and one MLflow server for those that need one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import MlflowServer, clean_env, mlflow_server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the caller's settings out of the environment, and keep caches away from the user's home."""
+    clean = clean_env()
+    for name in set(os.environ) - set(clean):
+        del os.environ[name]
+    os.environ.update(clean)
+    home = tempfile.mkdtemp(prefix="withrun-home-")
+    os.environ.update({"XDG_CACHE_HOME": f"{home}/cache", "XDG_STATE_HOME": f"{home}/state"})
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """One MLflow server with one worker and proxied artifacts, for all tests that change nothing of it."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
