@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,21 +15,29 @@ from withrun.providers.mlflow.store import StoreBackend
 
 
 @pytest.fixture(scope="session")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A populated database, to be copied."""
+    path = tmp_path_factory.mktemp("world") / "mlflow.db"
+    populate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def embedded(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A populated SQLite store, opened in this process."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('world')}/mlflow.db"
-    backend = StoreBackend(uri)
+    copy = shutil.copy(database, tmp_path_factory.mktemp("embedded"))
+    backend = StoreBackend(f"sqlite:///{copy}")
     backend.server_info()
-    populate(uri)
     yield World(backend)
     backend.close()
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A populated SQLite store behind a server with one worker."""
-    with mlflow_server(tmp_path_factory.mktemp("served")) as server:
-        populate(server.store_uri)
+def served(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The same store behind a server with one worker."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copy(database, folder)
+    with mlflow_server(folder) as server:
         backend = RestBackend(server.url)
         backend.server_info()
         yield World(backend)

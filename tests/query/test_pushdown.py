@@ -146,14 +146,14 @@ def check(world: World, kind: Kind, query: Any, sorting: Any = None, limit: int 
     )
 
 
-@settings(SHARED, max_examples=200)
+@settings(SHARED, max_examples=120)
 @given(query=combined(RUN_CONDITIONS), sorting=SORTINGS, limit=LIMITS)
 def test_runs_of_an_embedded_store(embedded: World, query: Any, sorting: Any, limit: int | None) -> None:
     """Generated queries, sortings and limits on runs are answered as if nothing had been pushed down."""
     check(embedded, "runs", query, sorting, limit)
 
 
-@settings(SHARED, max_examples=60)
+@settings(SHARED, max_examples=40)
 @given(query=combined(RUN_CONDITIONS), sorting=SORTINGS, limit=LIMITS)
 def test_runs_through_a_server(served: World, query: Any, sorting: Any, limit: int | None) -> None:
     """The same through a server."""
@@ -202,7 +202,7 @@ OTHER_CONDITIONS: dict[Kind, Any] = {
 
 
 @pytest.mark.parametrize("kind", list(OTHER_CONDITIONS))
-@settings(SHARED, max_examples=60)
+@settings(SHARED, max_examples=40)
 @given(data=st.data())
 def test_other_entities(embedded: World, kind: Kind, data: st.DataObject) -> None:
     """Generated queries on experiments, models and versions are answered as if nothing was pushed down."""
@@ -210,7 +210,7 @@ def test_other_entities(embedded: World, kind: Kind, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("kind", list(OTHER_CONDITIONS))
-@settings(SHARED, max_examples=25)
+@settings(SHARED, max_examples=20)
 @given(data=st.data())
 def test_other_entities_through_a_server(served: World, kind: Kind, data: st.DataObject) -> None:
     """The same through a server."""

@@ -143,6 +143,7 @@ class World:
         self.push_down: PushDown = MlflowPushDown(self.backend.grammar)
         self._documents: dict[Kind, list[dict[str, Any]]] = {}
         self._experiments: dict[str, Experiment] = {}
+        self._runs: dict[str, Run] = {}
 
     def _whole(self, preview: Preview) -> str:
         self.fetched += 1
@@ -196,7 +197,9 @@ class World:
         return Model(name=record.name, tags=self._data(record.tags, whole=whole))
 
     def _version(self, record: VersionRecord, *, whole: bool = False) -> ModelVersion:
-        run = self._run(self.backend.get_run(record.run_id), whole=whole) if record.run_id else None
+        run = self._runs.get(record.run_id)
+        if run is None:
+            run = self._runs[record.run_id] = self._run(self.backend.get_run(record.run_id), whole=True)
         return ModelVersion(
             version=record.version,
             model=Model(name=record.name),
