@@ -78,7 +78,10 @@ class Rclone:
         flags = [*_COMMON_FLAGS, "--copy-links"]
         # Like MLflow, replace without a look at what is there. A configured remote may be of a kind that
         # keeps two files of one name (Google Drive): there rclone must look, and replace in any case.
-        return [*flags, "--no-check-dest" if self._remote(url).options else "--ignore-times"]
+        if self._remote(url).options:
+            # rclone's own splitting of large files goes by its own limits, and not by the remote's.
+            return [*flags, "--no-check-dest", "--multi-thread-streams=0"]
+        return [*flags, "--ignore-times"]
 
     def _ls(self, url: str, flags: list[str]) -> Any:
         remote = self._remote(url)
