@@ -287,7 +287,7 @@ def test_a_dead_drain_is_raised_and_not_waited_for(store_uri: str, open_journal:
 
 
 def test_delivered_segments_are_deleted(store_uri: str, open_journal: MakeJournal) -> None:
-    """What the store has is not kept; a journal whose records are all delivered leaves nothing when closed."""
+    """What the store has is not kept; a journal that is delivered leaves nothing when closed."""
     journal = open_journal(store_uri)
     log = journal.create_run(intent())
     for step in range(20_000):
