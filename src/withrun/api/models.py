@@ -122,7 +122,9 @@ class ModelMethods(Part, ModelsContract):
     def export_model_version_meta(  # noqa: D102
         self, mv: ModelVersion | tuple[str, str], target: Path | str
     ) -> Path:
-        return self.services.metadata.export(self.get_model_version(mv), Path(target))
+        if isinstance(mv, ModelVersion):
+            return self.services.metadata.export(self.get_model_version(mv), Path(target))
+        return self.services.metadata.export_version(*version_key(mv), Path(target))
 
     def find_versions_of_model(
         self, model: ModelLike, query: Query = None, sorting: Sorting = None

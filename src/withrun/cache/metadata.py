@@ -5,7 +5,8 @@ cache_dir/metadata/
 ├── experiments/ID.json
 ├── runs/ID.json
 ├── models/NAME.json
-└── versions/NAME/VERSION.json
+├── versions/NAME/VERSION.json
+└── aliases/NAME/ALIAS.json         the version that it named when that version was cached by it
 ```
 
 A name that is not harmless as a file name is hashed. Each file holds its entity whole, with the entities that
@@ -14,6 +15,7 @@ it refers to, so that any one file can be understood; read back, these are the n
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +32,7 @@ __all__ = ["EntitySerializer", "MetadataCache"]
 E = TypeVar("E", Experiment, Run, Model, ModelVersion)
 
 _FOLDERS = {Experiment: "experiments", Run: "runs", Model: "models", ModelVersion: "versions"}
+_ALIASES = "aliases"
 
 
 class MetadataCache:
@@ -63,9 +66,13 @@ class MetadataCache:
                 names = [entity.id]
         return self._write(self._file(_FOLDERS[kind_of(entity)], names), self._serializer.dumps(entity))
 
+    def put_alias(self, model: str, alias: str, version: str) -> None:
+        """Remember which version of a model an alias names."""
+        self._write(self._file(_ALIASES, [model, alias]), json.dumps(version).encode())
+
     def clean(self) -> None:
         """Remove all metadata."""
-        for folder in _FOLDERS.values():
+        for folder in (*_FOLDERS.values(), _ALIASES):
             for file in (self._root / folder).rglob("*"):
                 if not file.is_dir():
                     file.unlink(missing_ok=True)
@@ -89,6 +96,20 @@ class MetadataCache:
         """Return a cached model version, or None."""
         found = self._read(ModelVersion, [name, version])
         return found and self._joined(found, self.model, self.run)
+
+    def alias(self, model: str, alias: str) -> str | None:
+        """Return the version that an alias named when it was last cached, or None."""
+        file = self._file(_ALIASES, [model, alias])
+        try:
+            version = json.loads(file.read_bytes() or b"null")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise CacheError(
+                f"The cached alias in {str(file)!r} is unreadable: {error}. Remove the file, and cache the "
+                "version by its alias again."
+            ) from error
+        return version if isinstance(version, str) and version else None
 
     def experiments(self) -> Iterator[Experiment]:
         """Yield all cached experiments."""

@@ -9,7 +9,7 @@ from withrun.cache.layout import Key, owner_of_run, owner_of_source
 from withrun.errors import ArtifactNotFound, IllegalPath, InvalidArgument
 from withrun.schema import ModelVersion, Run
 from withrun.transfer.paths import check_name, check_relative, inside
-from withrun.transfer.urls import join_url, local_path
+from withrun.transfer.urls import join_url, local_path, scheme_of
 
 __all__ = ["Location", "of_run", "of_version"]
 
@@ -67,7 +67,7 @@ class Location:
         return Location(Key(self.key.owner, path), self.root, self.owner)
 
     def __str__(self) -> str:
-        return f"{self.path!r} of {self.owner}" if self.path else f"the artifacts of {self.owner}"
+        return f"{self.path!r} of {self.owner}" if self.path else f"artifact folder of {self.owner}"
 
 
 def of_run(run: Run, path_in_run: str = "") -> Location:
@@ -84,14 +84,15 @@ def of_version(version: ModelVersion) -> Location:
     """Return the location of a model version's artifact: in its run, or at its source outside of it.
 
     Raises:
-        ArtifactNotFound: the version says neither.
+        ArtifactNotFound: the version says neither, or names what is no longer there.
     """
     owner = f"version {version.version} of model {version.model.name!r}"
     if version.source:
+        _check_source(version.source, owner)
         # Split, so that a single file keeps its name in the cache.
         root, _, name = version.source.rstrip("/").rpartition("/")
         try:
-            if root.rstrip("/:") and local_path(version.source) is None:
+            if not root.endswith(":/") and local_path(version.source) is None:
                 return Location(Key(owner_of_source(root), check_name(name)), root, owner)
         except IllegalPath:
             pass  # the last segment can't be a name here; the whole URL is the folder then
@@ -103,3 +104,19 @@ def of_version(version: ModelVersion) -> Location:
         )
     found = of_run(version.run, version.path_in_run)
     return Location(found.key, found.root, owner)
+
+
+def _check_source(source: str, owner: str) -> None:
+    """Refuse a source that leads nowhere."""
+    scheme = scheme_of(source) or source.partition(":")[0]
+    if scheme in ("runs", "models"):
+        raise ArtifactNotFound(
+            f"The artifact of {owner} is lost: its source {source!r} names a {scheme.removesuffix('s')} that "
+            "is no longer in the store. Restore that, or log the model again."
+        )
+    if not scheme_of(source) and not source.startswith("/"):
+        # It would be taken from whatever folder this process happens to be in.
+        raise ArtifactNotFound(
+            f"The artifact of {owner} can't be found: its source {source!r} is a relative path, and nothing "
+            "says what it is relative to. Log the model again."
+        )

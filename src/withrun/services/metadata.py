@@ -78,18 +78,40 @@ class MetadataService:
         )
 
     def version(self, name: str, version: str, refresh: bool = False) -> ModelVersion:
-        """A model version; `refresh` also writes it, with its model and run, to the cache."""
-        if self._offline and version.startswith("@"):
-            raise OfflineError(
-                f"which version of model {name!r} the alias {version!r} names, the server alone knows, "
-                "and this API is offline; give the version's number"
-            )
-        return self._entity(
+        """A model version by number or alias; `refresh` also writes it, with its model and run, to the cache.
+
+        Offline, an alias names the version that was cached, or exported, by it.
+        """
+        alias = version[1:] if version.startswith("@") else None
+        if alias is not None and self._offline:
+            version = self._cached_alias(name, alias)
+        found = self._entity(
             f"version {version!r} of model {name!r}",
             refresh,
             lambda: self._models.fetch_version(name, version),
             lambda cache: cache.version(name, version),
         )
+        if alias is not None and refresh:
+            self.cache.put_alias(name, alias, found.version)
+        return found
+
+    def export_version(self, name: str, version: str, target: Path) -> Path:
+        """Export a model version named by number or alias; the alias names it in the export too."""
+        found = self.version(name, version)
+        file = self.export(found, target)
+        if version.startswith("@"):
+            MetadataCache(target, self._serializer).put_alias(name, version[1:], found.version)
+        return file
+
+    def _cached_alias(self, name: str, alias: str) -> str:
+        found = self.cache.alias(name, alias)
+        if found is None:
+            raise OfflineError(
+                f"which version of model {name!r} the alias '@{alias}' names, the server alone knows, and "
+                "this API is offline. Give the version's number, or cache or export the version's metadata "
+                "by its alias while online"
+            )
+        return found
 
     def export(self, entity: Experiment | Run | Model | ModelVersion, target: Path) -> Path:
         """Write an entity, and those that it refers to, to a folder laid out as a cache; returns its file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,9 @@ from withrun.services.tag_keys import DataTranslation
 from withrun.values import check_key
 
 __all__ = ["ModelService"]
+
+_ALIAS = re.compile(r"[\w-]+")
+_RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)
 
 
 class ModelService:
@@ -147,7 +151,17 @@ class ModelService:
         self._backend.delete_alias(name, _check_alias(alias))
 
     def _artifact_url(self, record: VersionRecord, run: Run | None) -> str:
-        """Where a version's artifact lies, with what MLflow's own clients write as its source resolved."""
+        """Where a version's artifact lies, with what MLflow's own clients write as its source resolved.
+
+        A source that names a run or model that is gone stays as it is written: the registry keeps such
+        versions, so that they must be listed; what is asked of their artifact says that it is lost.
+        """
+        try:
+            return self._resolved(record, run)
+        except NotFound:
+            return record.source
+
+    def _resolved(self, record: VersionRecord, run: Run | None) -> str:
         source = record.source
         scheme = urlsplit(source).scheme
         if scheme == "runs":
@@ -181,4 +195,11 @@ def _check_name(name: str) -> None:
 def _check_alias(alias: str) -> str:
     if not isinstance(alias, str) or not alias.removeprefix("@"):
         raise InvalidArgument(f"an alias is a non-empty string, not {alias!r}")
-    return alias.removeprefix("@")
+    name = alias.removeprefix("@")
+    if not _ALIAS.fullmatch(name):
+        raise InvalidArgument(f"an alias holds letters, digits, '_' and '-' alone; got {alias!r}")
+    if _RESERVED_ALIAS.fullmatch(name):
+        raise InvalidArgument(
+            f"MLflow reserves the alias {alias!r} ('latest', and 'v' with a number); choose another"
+        )
+    return name
