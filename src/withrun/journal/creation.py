@@ -96,6 +96,8 @@ def settle_intents(backend: Backend, ledger: Ledger, *, abandoned: bool) -> None
     runs.
     """
     for uid, experiment_id in list(ledger.intents.items()):
+        if uid in ledger.local:
+            continue  # its CREATE record is still to be delivered, and looks for the uid itself
         if uid in ledger.withdrawn:
             run = _found(backend, experiment_id, uid)
             if run is not None and run.lifecycle_stage == "active":
