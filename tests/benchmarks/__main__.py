@@ -1,0 +1,36 @@
+"""Run all benchmarks, or those named."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.benchmarks.harness import machine, run_all
+
+
+def main() -> None:
+    names = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; default: all")
+    chosen = parser.parse_args().names or names
+    for name in chosen:
+        if name not in names:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(names)}")
+    console = Console(width=100)
+    console.print(machine())
+    for name in chosen:
+        console.rule(name)
+        module = importlib.import_module(f"tests.benchmarks.bench_{name}")
+        with (
+            tempfile.TemporaryDirectory(prefix="withrun-bench-") as folder,
+            module.prepared(Path(folder)) as jobs,
+        ):
+            run_all(jobs, console)
+
+
+if __name__ == "__main__":
+    main()
