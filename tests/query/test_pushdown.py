@@ -161,7 +161,8 @@ def test_runs_through_a_server(served: World, query: Any, sorting: Any, limit: i
 
 
 @pytest.mark.slow
-@settings(SHARED, max_examples=5000)
+@pytest.mark.timeout(1200)
+@settings(SHARED, max_examples=3000)
 @given(query=combined(RUN_CONDITIONS), sorting=SORTINGS, limit=LIMITS)
 def test_thousands_of_queries_on_runs(embedded: World, query: Any, sorting: Any, limit: int | None) -> None:
     """The same for thousands of queries."""
@@ -169,6 +170,7 @@ def test_thousands_of_queries_on_runs(embedded: World, query: Any, sorting: Any,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @settings(SHARED, max_examples=1000)
 @given(query=combined(RUN_CONDITIONS), sorting=SORTINGS, limit=LIMITS)
 def test_a_thousand_queries_through_a_server(

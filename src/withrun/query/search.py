@@ -90,7 +90,12 @@ def run_plan(plan: Plan, source: PageSource[R, E], limit: int | None = None) -> 
     sizes = _page_sizes(None if sort_here else limit, exact=plan.exact)
     pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="withrun-search")
     try:
-        streams = [_Stream(plan, source, search, group, sizes, pool) for search, group in source.split(plan)]
+        # Where the first page is sized to hold all that is wanted, a second one would be fetched in vain.
+        ahead = sort_here or limit is None or not plan.exact
+        streams = [
+            _Stream(plan, source, search, group, sizes, pool, ahead=ahead)
+            for search, group in source.split(plan)
+        ]
         matches = _without_repeats(_merged(streams, plan))
         if sort_here:
             matches = iter(sort(matches, lambda found: found.place, limit))
@@ -111,6 +116,8 @@ class _Stream(Generic[R, E]):
         experiments: tuple[str, ...],
         sizes: tuple[int, ...],
         pool: ThreadPoolExecutor,
+        *,
+        ahead: bool,
     ) -> None:
         self.plan = plan
         self.source = source
@@ -118,6 +125,7 @@ class _Stream(Generic[R, E]):
         self.experiments = experiments
         self.sizes = sizes
         self.pool = pool
+        self.ahead = ahead
         self.place = sort_key(plan.sorting)
         self.next_page = self._fetch(0, "")  # at once, so that all searches of a plan run side by side
 
@@ -135,11 +143,13 @@ class _Stream(Generic[R, E]):
                     "it would never end. Narrow the query, or ask the store's operator."
                 )
             number, token = number + 1, page.next_token
-            if token:
+            if token and self.ahead:
                 self.next_page = self._fetch(number, token)
             yield from self._matches(page.items)
             if not token:
                 return
+            if not self.ahead:
+                self.next_page = self._fetch(number, token)
 
     def _matches(self, records: Sequence[R]) -> Iterator[_Found[E]]:
         source = self.source
