@@ -85,6 +85,7 @@ class Journal:
         durability: see `Durability`.
         threads: runs delivered side by side; 1 for stores that take one writer (sqlite).
         mapped: write through a memory map; None: where the file system is known to allow it.
+        opened: called when the journal's folder has been made, in a forked child again.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Journal:
         durability: Durability = "process",
         threads: int = 4,
         mapped: bool | None = None,
+        opened: Callable[[], None] | None = None,
     ) -> None:
         self.store_uri = store_uri
         self.store_folder = store_folder_of(journal_dir, store_uri)
@@ -107,6 +109,7 @@ class Journal:
         self._durability = durability
         self._threads = threads
         self._mapped = mapped
+        self._when_opened = opened
         self._next_no = 1
         self._by_id: weakref.WeakValueDictionary[str, RunLog] = weakref.WeakValueDictionary()
         # Strong as long as something is pending: the accounts of a run whose handle was dropped are still
@@ -442,6 +445,8 @@ class Journal:
                 folder.delete()
                 return quicker
             self._live = live
+            if self._when_opened is not None:
+                self._when_opened()
             if self.delivers:
                 self._start_drain(live)
             if self._durability == "power":

@@ -83,7 +83,6 @@ def lease(
     """
     key = (str(journal_dir.absolute()), store_uri, connect is not None, durability, identity)
     with _lock:
-        _finalize_in_worker()
         journal = _journals.get(key)
         if journal is None:
             journal = Journal(
@@ -93,6 +92,7 @@ def lease(
                 publisher=publisher,
                 durability=durability,
                 threads=threads,
+                opened=_finalize_in_worker,
             )
             _journals[key] = journal
         _users[key] = _users.get(key, 0) + 1
