@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -74,7 +74,6 @@ class Plan:
     in_experiments: Predicate | None = None
     steps: tuple[Step, ...] = ()
     grammar: str = ""
-    paths: frozenset[str] = field(default=frozenset())
 
     def __str__(self) -> str:
         lines = [f"Search of {self.kind}{f' ({self.grammar})' if self.grammar else ''}"]
@@ -155,7 +154,6 @@ def make_plan(query: Any, sorting: Any, kind: Kind, push_down: PushDown, *, gram
         in_experiments=compile_query(And(tuple(narrowing))) if narrowing else None,
         steps=tuple(steps),
         grammar=grammar,
-        paths=frozenset(_paths(node)),
     )
 
 

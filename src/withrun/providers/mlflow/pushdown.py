@@ -26,6 +26,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from withrun.backend import FilterGrammar
+from withrun.providers.mlflow.filter_words import Words
 from withrun.query.fields import Kind
 from withrun.query.language import Condition
 from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, Pushed
@@ -48,12 +49,8 @@ _MAX_FILTER: Final[dict[Kind, int]] = {
 }
 """Characters of a filter; the registry's searches are GET requests, whose line has a limit."""
 
-_MAX_LITERAL: Final = 250
-"""Characters; a longer text may be stored as a preview, so it is asked for by its beginning."""
-
 _RAW: Final = "mlflow."
 _LEGAL_KEY: Final = re.compile(r"[/\w.\- :]+")
-_LITERAL_REGEX: Final = re.compile(r"(?:\\[^\w\s]|[^\\.^$*+?{}\[\]|()])*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _PROMPT_TAG: Final = "mlflow.prompt.is_prompt"
 
@@ -69,6 +66,7 @@ class MlflowPushDown:
 
     def __init__(self, grammar: FilterGrammar) -> None:
         self.grammar = grammar
+        self._words = Words(like_spans_lines=grammar.like_spans_lines)
 
     def __repr__(self) -> str:
         return f"MlflowPushDown({self.grammar.name!r})"
@@ -173,9 +171,9 @@ class MlflowPushDown:
         if operator == "$all":
             operator, operand = ("$regex" if isinstance(operand[0], re.Pattern) else "$eq"), operand[0]
         if operator == "$eq" and isinstance(operand, str):
-            return [self._equals(column, operand)]
+            return [self._words.equals(column, operand)]
         if operator == "$regex":
-            like = self._like_regex(operand)
+            like = self._words.like(operand)
             return None if like is None else [f"{column} {like}"]
         if operator == "$in" and len(operand) <= MAX_BRANCHES:
             parts = [self._member(column, item) for item in operand]
@@ -184,8 +182,8 @@ class MlflowPushDown:
 
     def _member(self, column: str, item: Any) -> str | None:
         if isinstance(item, str):
-            return self._equals(column, item)
-        like = self._like_regex(item) if isinstance(item, re.Pattern) else None
+            return self._words.equals(column, item)
+        like = self._words.like(item) if isinstance(item, re.Pattern) else None
         return None if like is None else f"{column} {like}"
 
     # --- params and tags ---
@@ -243,38 +241,6 @@ class MlflowPushDown:
                 return _pushed([text for text, _ in found], exact=all(e for _, e in found), why=_ROUNDED)
         return NoPush(f"MLflow has no {operator} for metrics")
 
-    # --- words ---
-
-    def _equals(self, column: str, text: str) -> str:
-        if len(text) <= _MAX_LITERAL and _quotable(text):
-            return f"{column} = '{text}'"
-        pattern = self._pattern(text[:_MAX_LITERAL]) + ("%" if len(text) > _MAX_LITERAL else "")
-        return f"{column} LIKE '{pattern}'"
-
-    def _like_regex(self, pattern: re.Pattern[str]) -> str | None:
-        """LIKE or ILIKE for whatever a regular expression may find; None if it has no usable literal."""
-        found = _literal(pattern)
-        if found is None:
-            return None
-        text, anchored = found
-        text = text[:_MAX_LITERAL]
-        folded = bool(pattern.flags & re.IGNORECASE)
-        like = self._pattern(text, folded=folded) + "%"
-        if not anchored:
-            like = "%" + like if self.grammar.like_spans_lines else "%"
-        return f"{'ILIKE' if folded else 'LIKE'} '{re.sub('%+', '%', like)}'"
-
-    def _pattern(self, text: str, *, folded: bool = False) -> str:
-        """The text as a LIKE pattern that matches at least the text itself, on every database."""
-        risky = "'\\[]\"^" + ("iIkKsS" if folded else "")
-        safe = "".join(
-            "%" if c in risky or not c.isprintable() or (folded and not c.isascii()) else c for c in text
-        )
-        if not self.grammar.like_spans_lines:
-            head, wild, _ = safe.partition("%")
-            safe = head + wild
-        return re.sub("%+", "%", safe)
-
 
 _ROUNDED: Final = "the store compares doubles"
 
@@ -284,10 +250,6 @@ def _pushed(
 ) -> Pushed:
     alternatives = tuple(Conjunction(frozenset({clause})) for clause in dict.fromkeys(clauses))
     return Pushed(alternatives, exact, why, weaker)
-
-
-def _quotable(text: str) -> bool:
-    return text.isprintable() and "'" not in text and "\\" not in text
 
 
 def _prefixes(key: str) -> list[str]:
@@ -396,18 +358,3 @@ def _number_clause(column: str, operator: str, operand: Any) -> tuple[str, bool]
     exact = number == operand and abs(number) < 1.7976931348623157e308
     sign = "=" if operator == "$eq" else _COMPARISONS[operator] if exact else _COMPARISONS[operator][0] + "="
     return f"{column} {sign} {repr(number).replace('e+', 'e')}", exact
-
-
-def _literal(pattern: re.Pattern[str]) -> tuple[str, bool] | None:
-    """The text with which whatever the pattern finds begins, and whether it is anchored at the start."""
-    source = pattern.pattern
-    if pattern.flags & re.VERBOSE or "|" in source or "(?" in source:
-        return None
-    anchored = source.startswith("^") and not pattern.flags & re.MULTILINE
-    body = source[1:] if source.startswith("^") else source
-    found = _LITERAL_REGEX.match(body)
-    end = found.end() if found else 0
-    characters = [token[-1] for token in re.findall(r"\\.|.", body[:end], re.DOTALL)]
-    if body[end : end + 1] in ("*", "+", "?", "{"):
-        del characters[-1:]  # may be there several times, or not at all
-    return ("".join(characters), anchored) if characters else None

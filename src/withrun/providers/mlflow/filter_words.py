@@ -1,0 +1,78 @@
+"""Texts and patterns in the words of MLflow's filter grammar, which has no way to escape anything."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["Words", "literal_beginning"]
+
+_MAX_LITERAL: Final = 250
+"""Characters; a longer text may be stored as a preview, so it is asked for by its beginning."""
+
+_RISKY: Final = "'\\[]\"^"
+"""Quotes end a literal, a backslash escapes on some databases, brackets are a class on others."""
+
+_FOLDED_BEYOND_ASCII: Final = "iIkKsS"
+"""Letters that a case-insensitive pattern of Python's also finds as `ı`, `K` (Kelvin) and `ſ`."""
+
+_LITERALS: Final = re.compile(r"(?:\\\W|[^\\.^$*+?{}\[\]|()])*")
+
+
+class Words:
+    """Says texts and patterns so that a store finds at least what is meant, on every database.
+
+    Args:
+        like_spans_lines: `%` in a pattern matches line breaks.
+    """
+
+    def __init__(self, *, like_spans_lines: bool) -> None:
+        self._spans_lines = like_spans_lines
+
+    def equals(self, column: str, text: str) -> str:
+        """A clause that lets through every row whose column is the text."""
+        if len(text) <= _MAX_LITERAL and text.isprintable() and "'" not in text and "\\" not in text:
+            return f"{column} = '{text}'"
+        pattern = self._pattern(text[:_MAX_LITERAL]) + ("%" if len(text) > _MAX_LITERAL else "")
+        return f"{column} LIKE '{pattern}'"
+
+    def like(self, pattern: re.Pattern[str]) -> str | None:
+        """LIKE or ILIKE for all that a regular expression may find; None if it has no literal beginning."""
+        found = literal_beginning(pattern)
+        if found is None:
+            return None
+        text, anchored = found
+        folded = bool(pattern.flags & re.IGNORECASE)
+        like = self._pattern(text[:_MAX_LITERAL], folded=folded) + "%"
+        if not anchored:
+            like = "%" + like if self._spans_lines else "%"
+        return f"{'ILIKE' if folded else 'LIKE'} '{re.sub('%+', '%', like)}'"
+
+    def _pattern(self, text: str, *, folded: bool = False) -> str:
+        """A LIKE pattern for the text; what can't be said safely, or folds differently, becomes `%`."""
+        risky = _RISKY + (_FOLDED_BEYOND_ASCII if folded else "")
+        safe = "".join(
+            "%" if c in risky or not c.isprintable() or (folded and not c.isascii()) else c for c in text
+        )
+        if not self._spans_lines:
+            head, wild, _ = safe.partition("%")
+            safe = head + wild
+        return re.sub("%+", "%", safe)
+
+
+def literal_beginning(pattern: re.Pattern[str]) -> tuple[str, bool] | None:
+    """The text with which whatever the pattern finds begins, and whether it is anchored at the start.
+
+    None if there is none, or if it can't be told by reading the pattern from the left.
+    """
+    source = pattern.pattern
+    if pattern.flags & re.VERBOSE or "|" in source or "(?" in source:
+        return None
+    anchored = source.startswith("^") and not pattern.flags & re.MULTILINE
+    body = source[1:] if source.startswith("^") else source
+    found = _LITERALS.match(body)
+    end = found.end() if found else 0
+    characters = [token[-1] for token in re.findall(r"\\.|.", body[:end], re.DOTALL)]
+    if body[end : end + 1] in ("*", "+", "?", "{"):
+        del characters[-1:]  # may be there several times, or not at all
+    return ("".join(characters), anchored) if characters else None
