@@ -46,7 +46,8 @@ def block_opened() -> None:
         current = signal.getsignal(signal.SIGTERM)
         if current is None:  # installed by C code, and could not be put back
             return
-        if current is not _on_sigterm and _state.open_blocks == 1:  # later, the program chose its own
+        is_first = not _state.installed or _state.open_blocks == 1  # later, the program chose its own
+        if current is not _on_sigterm and is_first:
             _state.previous = current
             signal.signal(signal.SIGTERM, _on_sigterm)
             _state.installed = True

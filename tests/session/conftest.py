@@ -1,4 +1,4 @@
-"""APIs on real stores with an experiment of their own, and a context that each test finds and leaves empty."""
+"""APIs on real stores with experiments of their own, and a context that is empty before and after a test."""
 
 from __future__ import annotations
 

@@ -80,8 +80,9 @@ def test_exception_passes_when_ending_fails(
     exp: ExpApi, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exception of the block passes, and the failure of ending is logged, when the run can't be ended."""
-    with pytest.raises(ZeroDivisionError), exp.start_run() as run:
-        client.delete_run(run.id)  # a deleted run can't be updated
+    run = exp.start_run()
+    client.delete_run(run.id)  # a deleted run can't be updated
+    with pytest.raises(ZeroDivisionError), run:
         raise ZeroDivisionError
     assert "could not be ended" in caplog.text
     assert run.id in caplog.text
@@ -89,7 +90,7 @@ def test_exception_passes_when_ending_fails(
 
 
 def test_failure_of_ending_is_raised_after_a_quiet_block(exp: ExpApi, client: MlflowClient) -> None:
-    """Without an exception of its own, a block raises that its run could not be ended, and is left all the same."""
+    """Without an exception of its own, a block raises that its run could not be ended."""
     with pytest.raises(withrun.errors.WithrunError), exp.start_run() as run:
         client.delete_run(run.id)
     assert withrun.active_run() is None
@@ -202,7 +203,7 @@ def test_created_run_starts_when_entered(api: BaseMlflowApi, exp: ExpApi, client
 def test_two_apis_interleaved(
     api: BaseMlflowApi, other_api: BaseMlflowApi, exp: ExpApi, other_exp: ExpApi
 ) -> None:
-    """Enter a, enter b, exit a, exit b on two APIs: each leaving removes just its own, and none comes back."""
+    """Enter a, enter b, exit a, exit b on two APIs: leaving removes just its own, none comes back."""
     a, b = exp.start_run(), other_exp.start_run()
     a.__enter__()
     b.__enter__()

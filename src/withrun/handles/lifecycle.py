@@ -169,7 +169,10 @@ async def leave_async(run: RunApi, error: BaseException | None) -> None:
     activation = _leave_context(run)
     if activation is None:
         return
-    ending = asyncio.to_thread(_end, run, status_after(error), activation)
+    # Handed to a thread here and now, and shielded: a task of its own would be cancelled before its first step
+    # when the loop shuts down, and the run stay open.
+    loop = asyncio.get_running_loop()
+    ending = loop.run_in_executor(None, _end, run, status_after(error), activation)
     try:
         await asyncio.shield(ending)
     except WithrunError as exc:
