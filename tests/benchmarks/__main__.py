@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,9 @@ def main() -> None:
     for name in chosen:
         if name not in names:
             parser.error(f"there is no benchmark {name!r}; there are {', '.join(names)}")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = (
+        "true"  # MLflow's client would print between tables
+    )
     console = Console(width=100)
     console.print(machine())
     for name in chosen:
