@@ -8,6 +8,7 @@ from typing import IO, Any
 import click
 
 from withrun import __version__
+from withrun.cli_cache import cache
 from withrun.errors import WithrunError
 
 __all__ = ["main"]
@@ -34,6 +35,9 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="withrun")
 def main() -> None:
     """Experiment tracking and model registry on MLflow backends."""
+
+
+main.add_command(cache)
 
 
 @main.command()

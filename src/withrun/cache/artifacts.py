@@ -30,6 +30,7 @@ from withrun.cache.opened import nothing_open_below
 from withrun.cache.versions import (
     CURRENT,
     began,
+    is_entry,
     name_for,
     note_use,
     remove_old,
@@ -239,9 +240,13 @@ class ArtifactCache:
             return []
 
     def folders(self, owner: str) -> Iterator[tuple[Path, Key | None]]:
-        """Yield the folders of an owner's entries, each with what it is for; None if that can't be read."""
+        """Yield the folders of an owner's entries, each with what it is for; None if that can't be read.
+
+        Folders that are no entries are left out, so that no cleaning touches them: a `cache_dir` may be
+        chosen where an `artifacts/` of the user's own, MLflow's for one, lies already.
+        """
         try:
-            found = sorted(path for path in (self.artifacts / owner).iterdir() if path.is_dir())
+            found = sorted(path for path in (self.artifacts / owner).iterdir() if is_entry(path))
         except FileNotFoundError:
             return
         for folder in found:
@@ -259,8 +264,11 @@ class ArtifactCache:
             if not versions(folder) and served(str(folder)) is None and not part.exists():
                 shutil.rmtree(folder)
 
-    def discard(self, folder: Path) -> bool:
-        """Remove the entry in `folder`, unless a process or a user's link uses it; tells whether."""
+    def discard(self, folder: Path, *, dry_run: bool = False) -> bool:
+        """Remove the entry in `folder`, unless a process or a user's link uses it; tells whether.
+
+        With `dry_run` it only tells whether it would.
+        """
         with try_exclusive(self._lock_of(folder)) as held, contextlib.ExitStack() as stack:
             if not held:
                 return False
@@ -270,8 +278,9 @@ class ArtifactCache:
                 free = stack.enter_context(removing(version))
                 if not free or lending.is_lent(version) or not nothing_open_below(version):
                     return False
-            unserve(folder)
-            shutil.rmtree(folder)
+            if not dry_run:
+                unserve(folder)
+                shutil.rmtree(folder)
         return True
 
     def _drop(self, key: Key, *, give_back: bool) -> None:
@@ -352,7 +361,7 @@ def _explained(key: Key, root: Path) -> Iterator[None]:
         raise  # a replaced `FileTransfer` may say by these that it did not get through
     except OSError as error:
         way_out = (
-            "Make room (`withrun cache --max-size` trims it) or choose another `cache_dir`."
+            "Make room (`withrun cache trim --max-size 10GB` trims it) or choose another `cache_dir`."
             if error.errno in (errno.ENOSPC, errno.EDQUOT)
             else "Make the cache folder writable, or choose another `cache_dir`."
         )

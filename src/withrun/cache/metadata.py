@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ E = TypeVar("E", Experiment, Run, Model, ModelVersion)
 
 _FOLDERS = {Experiment: "experiments", Run: "runs", Model: "models", ModelVersion: "versions"}
 _ALIASES = "aliases"
+_OWN = re.compile(r".*\.json|\.[0-9a-f]{16}", re.DOTALL)
 
 
 class MetadataCache:
@@ -74,7 +76,8 @@ class MetadataCache:
         """Remove all metadata."""
         for folder in (*_FOLDERS.values(), _ALIASES):
             for file in (self._root / folder).rglob("*"):
-                if not file.is_dir():
+                # Nothing but what is written here: the folder may be one that the user has other files in.
+                if _OWN.fullmatch(file.name) and not file.is_dir():
                     file.unlink(missing_ok=True)
 
     # --- reading ---

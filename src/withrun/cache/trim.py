@@ -73,7 +73,9 @@ def verify(artifact: CachedArtifact) -> list[str]:
     return differences(version / "content" / key.name, manifest)
 
 
-def trim(cache: ArtifactCache, max_bytes: int, *, spare_recent: float = 0.0) -> Trimmed:
+def trim(
+    cache: ArtifactCache, max_bytes: int, *, spare_recent: float = 0.0, dry_run: bool = False
+) -> Trimmed:
     """Make the cached artifacts take `max_bytes` at most, removing the least recently used first.
 
     Leftovers that nobody is served go in any case. Metadata, and what is logged but not yet delivered, is not
@@ -83,9 +85,10 @@ def trim(cache: ArtifactCache, max_bytes: int, *, spare_recent: float = 0.0) -> 
         cache: the cache.
         max_bytes: how much may stay.
         spare_recent: what was used within that many seconds stays too; its path may just have been given out.
+        dry_run: remove nothing, and tell what would be.
     """
     result = Trimmed()
-    for owner in cache.owners():
+    for owner in cache.owners() if not dry_run else ():
         for folder, _ in cache.folders(owner):
             cache.sweep(folder)
     artifacts = list_artifacts(cache)
@@ -94,7 +97,7 @@ def trim(cache: ArtifactCache, max_bytes: int, *, spare_recent: float = 0.0) -> 
         if result.left <= max_bytes:
             break
         age = time.time() - (artifact.last_use or _NEVER).timestamp()
-        if age < spare_recent or not cache.discard(artifact.folder):
+        if age < spare_recent or not cache.discard(artifact.folder, dry_run=dry_run):
             result.in_use.append(artifact)
             continue
         result.removed.append(artifact)

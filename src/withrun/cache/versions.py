@@ -23,6 +23,7 @@ from withrun.cache.manifest import Manifest
 __all__ = [
     "CURRENT",
     "began",
+    "is_entry",
     "name_for",
     "note_use",
     "read_manifest",
@@ -39,6 +40,7 @@ _USE_INTERVAL = 60.0
 """Seconds between two notes of an artifact's use: looking one up writes nothing most of the time."""
 
 _VERSION = re.compile(r"v[0-9a-f]{16}")
+_CHILD = re.compile(rf"{_VERSION.pattern}|{CURRENT}(\.[0-9a-f]+)?|part|path\.json")
 
 
 def name_for(began: int) -> str:
@@ -49,6 +51,15 @@ def name_for(began: int) -> str:
 def began(name: str) -> int:
     """Return when the pull of a version began; 0 for an exported copy."""
     return int(name[1:], 16) if _VERSION.fullmatch(name) else 0
+
+
+def is_entry(folder: Path) -> bool:
+    """Tell whether a folder is an entry of the cache: one that holds only what the cache puts there."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - names are what is matched
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return not folder.is_symlink() and all(_CHILD.fullmatch(name) for name in names)
 
 
 def served(folder: str) -> str | None:
