@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Mapping
@@ -81,6 +82,11 @@ def _api_class(plugin: str | None, cls: type[BaseMlflowApi] | str | None) -> typ
     if not isinstance(found, type) or not issubclass(found, BaseMlflowApi):
         raise InvalidArgument(
             f"{cls or plugin!r} is no subclass of withrun.BaseMlflowApi, but {found!r:.100}"
+        )
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise InvalidArgument(
+            f"{found.__name__}, a subclass of BaseMlflowApi, is abstract: it lacks {missing}"
         )
     return found
 

@@ -1,6 +1,6 @@
-"""The backends that the one suite runs against. A further one is a further `Place`: no test knows which it has.
+"""The backends that the one suite runs against. A further one is a further `Place`.
 
-What differs between them is said by the fields of `Place`, never by the name of one.
+What differs between them is said by the fields of `Place`, never by the name of one, which no test knows.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_threads(
 
 
 def test_tasks(exp: ExpApi, other_exp: ExpApi, client: MlflowClient, other_client: MlflowClient) -> None:
-    """500 tasks, one half on each store, each switching between start, log and end: none mixes with another."""
+    """500 tasks, half on each store, switching between start, log and end: none mixes with another."""
     ids: tuple[dict[str, str], dict[str, str]] = {}, {}
 
     async def work(number: int) -> None:

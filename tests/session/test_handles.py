@@ -49,7 +49,7 @@ def test_handle_ended_by_id(api: BaseMlflowApi, exp: ExpApi) -> None:
 
 
 def test_start_run_of_the_module_refuses_while_a_run_is_active(api: BaseMlflowApi, exp: ExpApi) -> None:
-    """`withrun.start_run()` refuses beside an open handle too, as MLflow does, and starts children if told."""
+    """`withrun.start_run()` refuses beside an open handle too, as MLflow does; children start if told."""
     with withrun.session(api):
         withrun.set_experiment(experiment_id=exp.id)
         run = withrun.start_run(run_name="first", tags={"team": "x"}, description="what it is")
@@ -124,7 +124,7 @@ def test_last_active_run(exp: ExpApi) -> None:
 def test_session_chooses_the_api(
     api: BaseMlflowApi, other_api: BaseMlflowApi, exp: ExpApi, other_exp: ExpApi
 ) -> None:
-    """Inside `session(api)` the module's verbs see that API's runs alone; leaving brings back the outer one."""
+    """Inside `session(api)` the verbs see that API's runs alone; leaving brings back the outer one."""
     with exp.start_run() as run, withrun.session(other_api):
         assert withrun.active_run() is None
         with pytest.raises(NoActiveRun):
@@ -201,7 +201,7 @@ def test_set_experiment(api: BaseMlflowApi, exp: ExpApi) -> None:
 def test_default_session_binds_to_the_context(
     sqlite_uri: str, exp: ExpApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outside any session `set_experiment` and `start_run` use one default API, bound to this context alone."""
+    """Outside any session `set_experiment` and `start_run` bind one default API to this context."""
     monkeypatch.setenv("WITHRUN_CONF_TRACKING_URI", sqlite_uri)
     withrun.set_experiment(experiment_id=exp.id)
     with withrun.start_run() as run:

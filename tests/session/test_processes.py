@@ -40,7 +40,7 @@ def status(client: MlflowClient, run_id: str) -> str:
 def test_signal_ends_the_block_killed(
     server: MlflowServer, other_exp: ExpApi, other_client: MlflowClient, number: signal.Signals
 ) -> None:
-    """SIGTERM, with no handler of the program's, and Ctrl-C unwind open blocks; their runs end KILLED."""
+    """SIGTERM, with no handler of the program's, and Ctrl-C unwind blocks; their runs end KILLED."""
     running = program.start(BLOCK, server.url, other_exp.id)
     run_id = running.line()
     running.send(number)
@@ -85,7 +85,7 @@ def test_sigterm_with_other_handlers(
 def test_sigterm_handlers_set_inside_blocks(
     server: MlflowServer, other_exp: ExpApi, other_client: MlflowClient
 ) -> None:
-    """A handler that the program sets inside a block, and that hands on to the one before, still ends KILLED."""
+    """A handler that is set inside a block, and hands on to the one before, still ends it KILLED."""
     code, out, err = program.run(
         """
         def chained(number, frame):
@@ -114,7 +114,7 @@ def test_sigterm_handlers_set_inside_blocks(
 def test_sigterm_and_a_block_in_a_thread(
     server: MlflowServer, other_exp: ExpApi, other_client: MlflowClient
 ) -> None:
-    """Blocks in threads install no handler, and one of the main thread is put back when a thread's is left."""
+    """Blocks in threads install no handler; that of the main thread is put back after a thread's."""
     code, out, err = program.run(
         """
         entered, leave = threading.Event(), threading.Event()
@@ -175,7 +175,7 @@ def test_open_handles_at_interpreter_exit(
 def test_forked_child_just_leaves(
     server: MlflowServer, other_exp: ExpApi, other_client: MlflowClient
 ) -> None:
-    """A forked child that leaves an inherited block, or exits with open handles, ends none of its parent's."""
+    """A forked child that leaves an inherited block, or exits, ends none of its parent's runs."""
     code, out, err = program.run(
         """
         handle = exp.start_run("handle")
@@ -236,7 +236,7 @@ def test_pickles(api: BaseMlflowApi, exp: ExpApi, monkeypatch: pytest.MonkeyPatc
 
 
 def test_nothing_shows_credentials(server: MlflowServer, request: pytest.FixtureRequest) -> None:
-    """No password, token, header or proxy's password shows in a pickle, a repr or an error of API or handles."""
+    """No password, token or header shows in a pickle, a repr or an error of API or handles."""
     secrets = {"token": "sec-token", "headers": {"X-Key": "sec-header"}}
     host = server.url.removeprefix("http://")
     stack = contextlib.ExitStack()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_async_with(exp: ExpApi, client: MlflowClient) -> None:
-    """`async with` is a block as `with` is, for runs and sessions; an exception passes, and ends it FAILED."""
+    """`async with` is a block as `with` is, for runs and sessions; an exception passes and ends it FAILED."""
 
     async def main() -> None:
         async with withrun.session(exp.api), exp.start_run() as run:

@@ -169,8 +169,8 @@ async def leave_async(run: RunApi, error: BaseException | None) -> None:
     activation = _leave_context(run)
     if activation is None:
         return
-    # Handed to a thread here and now, and shielded: a task of its own would be cancelled before its first step
-    # when the loop shuts down, and the run stay open.
+    # Handed to a thread here and now, and shielded: a task of its own would be cancelled before its first
+    # step when the loop shuts down, and the run stay open.
     loop = asyncio.get_running_loop()
     ending = loop.run_in_executor(None, _end, run, status_after(error), activation)
     try:

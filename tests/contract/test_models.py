@@ -1,0 +1,161 @@
+"""The contract on registered models and their versions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.conftest import Place
+from withrun import BaseMlflowApi, RunApi
+from withrun.errors import AlreadyExists, InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def test_create_and_get(api: BaseMlflowApi, name: str, client: MlflowClient) -> None:
+    """A model is registered once, and can be had by entity, handle and name."""
+    model = api.create_model(name, tags={"a": {"b": 1}})
+    assert client.get_registered_model(name).tags == {"a.b": "1"}
+    for form in (model, name, model.model_copy()):
+        assert api.get_model(form) == model
+    assert api.get_or_create_model(name) == model
+    with pytest.raises(AlreadyExists, match="get_or_create_model"):
+        api.create_model(name)
+    with pytest.raises(NotFound, match="nothing-of-that-name"):
+        api.get_model("nothing-of-that-name")
+    for wrong in ("", " ", "a/b", "a:b", 1, None):
+        with pytest.raises(InvalidArgument):
+            api.create_model(wrong)  # type: ignore[arg-type]
+
+
+def test_tags_and_url(api: BaseMlflowApi, name: str, place: Place) -> None:
+    """Tags nest and keep their types; the URL is the page of the web interface."""
+    model = api.get_or_create_model(name)
+    assert model.set_tags({"x": {"y": None}}) is model
+    assert api.set_tags_on_model(name, {"z": 1}).tags == {"x": {"y": None}, "z": 1}
+    assert model.update().tags == {"x": {"y": None}, "z": 1}
+    assert model.url == api.get_model_url(name)
+    assert model.url == f"{place.uri}{'/' if place.has_web_page else ''}#/models/{name}"
+
+
+def test_versions(api: BaseMlflowApi, name: str, run: RunApi, folder: Path, client: MlflowClient) -> None:
+    """Versions are numbered, lie under their run, and can be had by every form."""
+    model = api.get_or_create_model(name)
+    first = api.log_model_version(model, run, folder, tags={"k": {"v": 1}})
+    second = api.log_model_version(name, run.id, str(folder), "elsewhere/it")
+    third = run.log_model_version(name, folder / "a.txt", "single.txt")
+    fourth = model.log_version(run, lambda path: path.write_text("dumped"), path_in_run="dumped")
+    assert [v.version for v in (first, second, third, fourth)] == ["1", "2", "3", "4"]
+    assert [v.path_in_run for v in (first, second, third, fourth)] == [
+        name,
+        "elsewhere/it",
+        "single.txt",
+        "dumped",
+    ]
+    stored = client.get_model_version(name, "1")
+    assert stored.run_id == run.id
+    assert stored.tags == {"k.v": "1"}
+    for form in (first, (name, "1"), (model, "1"), first.model_copy()):
+        found = api.get_model_version(form)  # type: ignore[arg-type]
+        assert (found, found.path_in_run, found.run) == (first, name, run)
+    assert model.get_version("2") == second
+    assert api.load_model_artifact((name, "4"), Path.read_text) == "dumped"
+    assert {v.version for v in model.find_versions()} == {"1", "2", "3", "4"}
+    assert {v.version for v in run.find_model_versions()} == {"1", "2", "3", "4"}
+    assert [v.version for v in api.find_model_versions({"model.name": name, "tags.k.v": 1})] == ["1"]
+
+
+def test_alias(api: BaseMlflowApi, name: str, run: RunApi, folder: Path, client: MlflowClient) -> None:
+    """An alias names a version wherever one is named, moves, and can be deleted."""
+    model = api.get_or_create_model(name)
+    one, two = (model.log_version(run, folder, path) for path in ("one", "two"))
+    assert one.set_alias("champion") is one
+    assert str(client.get_model_version_by_alias(name, "champion").version) == "1"
+    assert api.get_model_version((name, "@champion")) == one
+    two.set_alias("champion")
+    assert model.get_version("@champion") == two
+    assert api.set_tags_on_model_version((name, "@champion"), {"best": True}).version == "2"
+    assert api.get_model_version_url((name, "@champion")) == two.url
+    assert (api.get_model_artifact((name, "@champion")) / "a.txt").read_text() == "a"
+    model.delete_alias("champion").delete_alias("champion")
+    with pytest.raises(NotFound, match="champion"):
+        model.get_version("@champion")
+
+
+def test_version_tags(api: BaseMlflowApi, name: str, run: RunApi, folder: Path) -> None:
+    """Tags of versions nest, keep their types and add up."""
+    version = api.log_model_version(name, run, folder)
+    assert version.set_tags({"a": {"b": [1]}}) is version
+    assert api.set_tags_on_model_version((name, "1"), {"c": "1"}).tags == {"a": {"b": [1]}, "c": "1"}
+    assert version.update().tags == {"a": {"b": [1]}, "c": "1"}
+
+
+def test_no_version_over_another(api: BaseMlflowApi, name: str, run: RunApi, folder: Path) -> None:
+    """Publishing where, above or below where another version lies is refused; that version stays as it is."""
+    api.log_model_version(name, run, folder, "a/b")
+    for path in ("a/b", "a", "a/b/c"):
+        with pytest.raises(AlreadyExists, match="a/b"):
+            api.log_model_version(name, run, folder / "a.txt", path)
+    api.log_model_version(name, run, folder, "a/bc")
+    assert [v.version for v in run.find_model_versions()] in (["1", "2"], ["2", "1"])
+    assert (api.get_model_artifact((name, "1")) / "a.txt").read_text() == "a"
+
+
+def test_refused_before_anything_is_published(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path, client: MlflowClient
+) -> None:
+    """Bad tags, paths, versions and sources are refused with nothing published and no model registered."""
+    for bad in (
+        {"tags": {"a\n": 1}},
+        {"tags": "text"},
+        {"version": "7"},
+        {"path_in_run": "../up"},
+        {"path_in_run": "/abs"},
+        {"source": 3},
+        {"source": lambda path: path.write_text("x"), "path_in_run": ""},
+    ):
+        with pytest.raises(InvalidArgument):
+            api.log_model_version(**{"model": name, "run": run, "source": folder, **bad})
+    assert run.list_artifacts() == []
+    assert list(api.find_models({"name": name})) == []
+
+
+def test_empty_path_means_the_name_of_the_source(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path
+) -> None:
+    """With a path as source, an empty `path_in_run` means the source's own name."""
+    assert api.log_model_version(name, run, folder, "").path_in_run == folder.name
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, "name", ("name",), ("a", "b", "c"), ("a", None), ("", "1"), ("a", 1.5)]
+)
+def test_what_is_no_version(api: BaseMlflowApi, wrong: object) -> None:
+    """What names no version is refused at once, saying what is accepted."""
+    for call in (api.get_model_version, api.get_model_artifact, api.get_model_version_url):
+        with pytest.raises(InvalidArgument):
+            call(wrong)  # type: ignore[operator]
+
+
+def test_artifact_of_a_version(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path, tmp_path: Path
+) -> None:
+    """A version's artifact is listed, pulled, loaded, placed, exported and cleaned, on API and handle."""
+    version = api.log_model_version(name, run, folder)
+    listed = version.list_artifacts()
+    assert isinstance(listed, list)
+    assert {o.Name for o in listed} == {"a.txt", "sub"}
+    assert [o.Name for o in api.list_model_artifact((name, "1"), "sub")] == ["b ü.txt"]  # type: ignore[union-attr]
+    assert version.get_artifact() == api.get_model_artifact((name, "1"))
+    assert version.load_artifact(lambda path: sorted(os.listdir(path))) == ["a.txt", "sub"]
+    placed = version.place_artifact(tmp_path / "placed", link=False)
+    assert (placed / "sub" / "b ü.txt").read_text() == "b"
+    assert not (placed / "a.txt").stat().st_mode & 0o222
+    exported = api.export_model_artifact(version, tmp_path / "export")
+    assert (exported / "a.txt").read_text() == "a"
+    assert version.clean_cached_artifact() is version
+    assert (version.get_artifact() / "a.txt").read_text() == "a"
