@@ -424,8 +424,11 @@ def complete(nested: dict[str, Any], whole: Callable[[Preview], str]) -> None:
 _PREVIEW_CHARACTERS = (
     350  # whole, a preview stays below 500 characters, the least that any MLflow store takes
 )
+_PREVIEW_END = '.txt"]'
+# The path is quoted because a search for texts that hold a quote (`providers/mlflow/pushdown.py`), which any
+# query for a string needs, then finds previews as well.
 _PREVIEW = re.compile(
-    r"(.*)… \[withrun: (\d{1,12}) characters, whole in withrun/values/([0-9a-f]{64})\.txt\]", re.DOTALL
+    r'(.*)… \[withrun: (\d{1,12}) characters, whole in "withrun/values/([0-9a-f]{64})\.txt"\]', re.DOTALL
 )
 
 
@@ -434,17 +437,17 @@ def make_preview(text: str) -> tuple[str, Preview]:
     preview = Preview(
         start=text[:_PREVIEW_CHARACTERS], length=len(text), sha256=hashlib.sha256(text.encode()).hexdigest()
     )
-    return f"{preview.start}… [withrun: {preview.length} characters, whole in {preview.path}]", preview
+    return f'{preview.start}… [withrun: {preview.length} characters, whole in "{preview.path}"]', preview
 
 
 def is_preview(text: str) -> bool:
     """Whether a stored text stands for a longer one."""
-    return text.endswith(".txt]") and _PREVIEW.fullmatch(text) is not None
+    return text.endswith(_PREVIEW_END) and _PREVIEW.fullmatch(text) is not None
 
 
 def parse_preview(text: str) -> Preview | None:
     """What a preview says, or None if the text is none."""
-    found = _PREVIEW.fullmatch(text) if text.endswith(".txt]") else None
+    found = _PREVIEW.fullmatch(text) if text.endswith(_PREVIEW_END) else None
     if found is None:
         return None
     return Preview(start=found.group(1), length=int(found.group(2)), sha256=found.group(3))

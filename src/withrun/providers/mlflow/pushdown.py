@@ -31,7 +31,7 @@ from withrun.query.fields import Kind
 from withrun.query.language import Condition
 from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, Pushed
 from withrun.query.sorting import Sorting
-from withrun.values import decode, make_preview
+from withrun.values import decode
 
 __all__ = ["MlflowPushDown"]
 
@@ -54,9 +54,9 @@ _LEGAL_KEY: Final = re.compile(r"[/\w.\- :]+")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _PROMPT_TAG: Final = "mlflow.prompt.is_prompt"
 
-# A text that stands for something else than itself holds a quote (a quoted string, a list of strings) or is
-# the preview of a longer one, which may hold anything.
-_NOT_PLAIN: Final = ('%"%',) if '"' in make_preview("")[0] else ('%"%', "%.txt]")
+# A text that stands for something else than itself holds a quote: a quoted string, a list of strings, the
+# preview of a longer text.
+_NOT_PLAIN: Final = ('%"%',)
 
 _COMPARISONS: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
