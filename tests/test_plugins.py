@@ -101,7 +101,7 @@ def test_only_the_factory_reads_the_environment(monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, words: str) -> None:
-    """A variable that names no field, or breaks off, is refused by name, and its value is not shown."""
+    """A variable that names no field, or breaks off, is refused by name; its value is not shown."""
     monkeypatch.setenv(name, text)
     with pytest.raises(InvalidArgument, match=words) as caught:
         withrun.get_api(conf={"tracking_uri": "sqlite:///x.db"})

@@ -74,7 +74,11 @@ def test_find(api: BaseMlflowApi, name: str) -> None:
     assert [e.name for e in api.find_exps({"name": f"{name}-1"})] == [f"{name}-1"]
 
 
-@pytest.mark.parametrize("wrong", [None, 0, "", b"0", ["0"], object()], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [None, 0, "", b"0", ["0"], pytest.param(pytest.param(object(), id="object"), id="object")],
+    ids=repr,
+)
 def test_what_is_no_experiment(api: BaseMlflowApi, wrong: object) -> None:
     """What names no experiment is refused at once, saying what is accepted."""
     for call in (api.get_exp, api.get_exp_url, api.start_run, api.create_run, api.cache_exp_meta):

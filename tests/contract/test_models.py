@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +150,7 @@ def test_artifact_of_a_version(
     assert {o.Name for o in listed} == {"a.txt", "sub"}
     assert [o.Name for o in api.list_model_artifact((name, "1"), "sub")] == ["b ü.txt"]  # type: ignore[union-attr]
     assert version.get_artifact() == api.get_model_artifact((name, "1"))
-    assert version.load_artifact(lambda path: sorted(os.listdir(path))) == ["a.txt", "sub"]
+    assert version.load_artifact(lambda path: sorted(p.name for p in path.iterdir())) == ["a.txt", "sub"]
     placed = version.place_artifact(tmp_path / "placed", link=False)
     assert (placed / "sub" / "b ü.txt").read_text() == "b"
     assert not (placed / "a.txt").stat().st_mode & 0o222
