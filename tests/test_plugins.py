@@ -101,7 +101,7 @@ def test_only_the_factory_reads_the_environment(monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, words: str) -> None:
-    """A variable that names no field, or breaks off, is refused by name; its value is not shown."""
+    """A variable that names no field, or breaks off, is refused by name, its value not shown."""
     monkeypatch.setenv(name, text)
     with pytest.raises(InvalidArgument, match=words) as caught:
         withrun.get_api(conf={"tracking_uri": "sqlite:///x.db"})
@@ -134,7 +134,7 @@ def test_unpickling_goes_through_the_factory(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_store_of_a_default_api_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An API on the default store of a folder, its copies and pickles stay there when the program moves on."""
+    """An API on the default store of a folder, its copies and pickles stay there when the program moves."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     api = withrun.get_api()

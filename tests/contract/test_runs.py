@@ -146,6 +146,7 @@ def test_raw_keys_of_mlflow(api: BaseMlflowApi, run: RunApi, client: MlflowClien
     """Tags under `mlflow.` are strings as they are, both ways."""
     run.set_tag("mlflow.note.content", "1")
     assert client.get_run(run.id).data.tags["mlflow.note.content"] == "1"
+    assert run.set_tag("mlflow.runName", "renamed").name == client.get_run(run.id).info.run_name == "renamed"
     client.set_tag(run.id, "mlflow.custom", "true")
     assert api.get_run(run).tags["mlflow"]["note"] == {"content": "1"}
     assert api.get_run(run).tags["mlflow"]["custom"] == "true"

@@ -105,8 +105,10 @@ class LoggingVerbs(Run, Handle):
 
     def set_tags(self, tags: Mapping[str, Any], synchronous: bool | None = None) -> Self:
         """Set tags: nested dict of JSON values; other tags stay as they are."""
-        for key, text in self._runs.set_tags(self, tags, synchronous).items():
+        texts = self._runs.set_tags(self, tags, synchronous)
+        for key, text in texts.items():
             put(self.tags, key, text if key.startswith("mlflow.") else decode(text))
+        self.name = texts.get("mlflow.runName", self.name)  # the tag by which MLflow names a run
         return self
 
     def delete_tag(self, key: str) -> Self:
