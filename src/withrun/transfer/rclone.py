@@ -150,8 +150,8 @@ class Rclone:
 _COMMON_FLAGS = ["--retries=2", "--low-level-retries=5", "--transfers=16", "--checkers=16"]
 
 # `--inplace`: a killed download leaves a file of its own name, which the next one replaces, and no other.
-# One stream a file up to 1 GiB: its hash is then checked on the way, where several streams read the whole file
-# again afterwards, which took twice as long for 256 MiB.
+# One stream a file up to 1 GiB: its hash is then checked on the way. After several streams the whole file is
+# read again for it, which took twice as long for 256 MiB.
 _PULL_FLAGS = [*_COMMON_FLAGS, "--inplace", "--use-server-modtime", "--multi-thread-cutoff=1Gi"]
 
 
