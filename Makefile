@@ -42,11 +42,11 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	@echo ">> pytest, without the tests marked slow"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.dev
 	@echo ">> pytest, the tests marked slow"
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 check: $(VENV)/.dev
 	@echo ">> ruff, mypy, import-linter"

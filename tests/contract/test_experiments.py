@@ -76,7 +76,7 @@ def test_find(api: BaseMlflowApi, name: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [None, 0, "", b"0", ["0"], pytest.param(pytest.param(object(), id="object"), id="object")],
+    [None, 0, "", b"0", ["0"], pytest.param(object(), id="object")],
     ids=repr,
 )
 def test_what_is_no_experiment(api: BaseMlflowApi, wrong: object) -> None:
