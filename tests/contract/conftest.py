@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import withrun
-from tests.servers import MlflowServer
+from tests.s3 import s3_server
+from tests.servers import MlflowServer, mlflow_server
 from withrun import BaseMlflowApi, ExpApi, GenericMlflowApi, MlflowApi, RunApi
 from withrun.context import snapshot
 
@@ -50,23 +51,62 @@ def _server(request: pytest.FixtureRequest) -> Place:
     return Place(running.url, running.store_uri, has_web_page=True, local_artifacts=False)
 
 
-PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {"sqlite": _sqlite, "server": _server}
+def _s3(request: pytest.FixtureRequest) -> Place:
+    running: MlflowServer = request.getfixturevalue("server_on_s3")
+    return Place(running.url, running.store_uri, has_web_page=True, local_artifacts=False)
 
 
-@pytest.fixture(scope="session", params=PLACES)
+def _mlflow_2(request: pytest.FixtureRequest) -> Place:
+    running: MlflowServer = request.getfixturevalue("server_of_mlflow_2")
+    return Place(running.url, running.store_uri, has_web_page=True, local_artifacts=False)
+
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "sqlite": _sqlite,
+    "server": _server,
+    "s3": _s3,
+    "mlflow 2": _mlflow_2,
+}
+MLFLOW_2 = Path(__file__).parents[2] / ".venv-mlflow2" / "bin" / "python"
+
+
+@pytest.fixture(scope="package")
+def server_on_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A server whose artifacts lie in a bucket, which clients reach themselves by the usual environment."""
+    folder = tmp_path_factory.mktemp("contract-s3")
+    with s3_server(folder) as s3, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.env.items():
+            patch.setenv(name, value)
+        with mlflow_server(folder, artifact_root=f"{s3.bucket('contract')}/runs", env=s3.env) as running:
+            yield running
+
+
+@pytest.fixture(scope="package")
+def server_of_mlflow_2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A server of MLflow 2, from an environment of its own (`make test-slow` makes it)."""
+    if not MLFLOW_2.exists():
+        pytest.skip(f"no MLflow 2 to test against: `make test-slow` installs it into {MLFLOW_2.parents[1]}")
+    with mlflow_server(tmp_path_factory.mktemp("contract-mlflow-2"), python=str(MLFLOW_2)) as running:
+        yield running
+
+
+@pytest.fixture(
+    scope="package",
+    params=[pytest.param(n, marks=pytest.mark.slow) if n == "mlflow 2" else n for n in PLACES],
+)
 def place(request: pytest.FixtureRequest) -> Place:
     """Each backend in turn."""
     return PLACES[request.param](request)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseMlflowApi]:
     """The API under test."""
     with MlflowApi(tracking_uri=place.uri, cache_dir=tmp_path_factory.mktemp("cache")) as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(place: Place, api: BaseMlflowApi) -> MlflowClient:
     """MLflow's own view of the store."""
     from mlflow import MlflowClient
