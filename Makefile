@@ -15,7 +15,7 @@ help:
 	@echo "make test-slow  run those marked slow"
 	@echo "make check      ruff, mypy, import-linter"
 	@echo "make bench      measure against MLflow and the floor"
-	@echo "make clean      remove $(VENV) and what the tools left"
+	@echo "make clean      remove the environments and what the tools left"
 	@echo "PYTHON=python3.12 picks the interpreter of a new $(VENV)"
 
 # The stamps say that an installation was finished; whatever was interrupted before is made anew.
@@ -44,7 +44,14 @@ test: $(VENV)/.dev
 	@echo ">> pytest, without the tests marked slow"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/.dev
+# A server of MLflow 2 is tested against too; MLflow 2 does not run with SQLAlchemy 2.1.
+.venv-mlflow2/.done:
+	@echo ">> installing MLflow 2 into .venv-mlflow2"
+	@$(PYTHON) -m venv --clear .venv-mlflow2
+	@.venv-mlflow2/bin/python -m pip install --quiet --disable-pip-version-check 'mlflow==2.22.*' 'sqlalchemy<2.1'
+	@touch $@
+
+test-slow: $(VENV)/.dev .venv-mlflow2/.done
 	@echo ">> pytest, the tests marked slow"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
@@ -60,4 +67,4 @@ bench: $(VENV)/.dev
 	@$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
+	rm -rf $(VENV) .venv-mlflow2 .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
