@@ -154,6 +154,11 @@ class ArtifactService:
         """Pull an artifact into the cache, even if it is there; one in a local repo stays where it is."""
         if self._is_direct(where):
             return self._in_repo(where)
+        if not self._may_pull and self._cache is not None and self._cache.find(where.key) is not None:
+            raise OfflineError(
+                f"Can't pull {where} anew: this API is offline. `get`, `load`, `place` and `export` serve "
+                "the copy that is cached; set `pull_artifacts_in_offline_mode` to pull another."
+            )
         self._check_may_pull(where)
         return self._pull(where, since=time.time_ns())
 
