@@ -1,8 +1,7 @@
 """The gate that backend calls pass through, closed around a fork.
 
 A child that is forked in the middle of a transaction inherits half of it: on sqlite such children hung. So
-before a
-fork calls are parked, for a bounded time.
+before a fork calls are parked, for a bounded time.
 """
 
 from __future__ import annotations
@@ -78,8 +77,11 @@ class Gate:
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
-_parked: list[Gate] = []
-_all_parked = True
+_forks: dict[int, list[bool]] = {}
+"""By thread, of each fork that it has under way, whether all gates could be parked for it.
+
+Several, where a signal handler forks while its own thread is about to.
+"""
 _in_child_of_a_call = False
 
 
@@ -89,25 +91,35 @@ def was_forked_in_a_call() -> bool:
 
 
 def _before_fork() -> None:
-    global _all_parked
+    mine = _forks.setdefault(threading.get_ident(), [])
+    place = len(mine)
+    mine.append(False)  # before the first gate closes: a fork that ends meanwhile leaves it closed
     deadline = time.monotonic() + PARK_TIMEOUT
-    _parked[:] = list(_gates)
     # A list, not a generator: each gate is closed, also behind one that can't be.
-    _all_parked = all([gate.park(deadline) for gate in _parked])  # noqa: C419
+    parked = all([gate.park(deadline) for gate in list(_gates)])  # noqa: C419
+    mine[place:] = [parked]
 
 
 def _after_fork_in_parent() -> None:
-    for gate in _parked:
-        gate.open()
-    _parked.clear()
+    mine = _forks[threading.get_ident()]
+    mine.pop()
+    if not mine:
+        del _forks[threading.get_ident()]
+    if not _forks:  # else another thread's fork, or an outer one of this thread, still needs them closed
+        for gate in list(_gates):
+            gate.open()
 
 
 def _after_fork_in_child() -> None:
     global _in_child_of_a_call
-    _in_child_of_a_call = _in_child_of_a_call or not _all_parked
-    for gate in _parked:
+    mine = _forks.pop(threading.get_ident())
+    _in_child_of_a_call = _in_child_of_a_call or not mine.pop()
+    _forks.clear()
+    if mine:
+        # A handler forked while its thread was about to: the child returns into that, and forks on.
+        _forks[threading.get_ident()] = mine
+    for gate in list(_gates):
         gate.forget()
-    _parked.clear()
 
 
 os.register_at_fork(
