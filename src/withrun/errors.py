@@ -4,6 +4,7 @@
 WithrunError
 ├── NotFound (LookupError)                an experiment, run, model or version that is not there
 ├── AlreadyExists                         a name or version that is taken
+│   └── TargetExists (FileExistsError)    something is where an artifact was to be placed
 ├── InvalidArgument (ValueError)          a key, value, query, option or field that can't be used
 │   └── IllegalPath                       a path that is absolute, empty or climbs out of its folder
 ├── NoActiveRun                           a verb that needs an active run, and none is
@@ -49,6 +50,7 @@ __all__ = [
     "RunClosed",
     "ServerError",
     "ServerUnreachable",
+    "TargetExists",
     "TransferError",
     "WithrunError",
 ]
@@ -64,6 +66,10 @@ class NotFound(WithrunError, LookupError):
 
 class AlreadyExists(WithrunError):
     """A name or version to be created is taken."""
+
+
+class TargetExists(AlreadyExists, FileExistsError):
+    """Something is at the path where an artifact was to be placed, and may not be replaced."""
 
 
 class InvalidArgument(WithrunError, ValueError):

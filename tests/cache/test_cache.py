@@ -140,3 +140,25 @@ def test_verify(cache: ArtifactCache) -> None:
     (copy / "b").write_text("X")
     (copy / "extra").write_text("")
     assert len(verify(artifact)) == 3
+
+
+def test_verify_large_files(cache: ArtifactCache) -> None:
+    """A changed byte is found wherever it is in a large file; so are pieces in another order."""
+    size = (64 << 20) + 5
+    copy = put(cache, "large", size)
+    (artifact,) = list_artifacts(cache)
+    assert verify(artifact) == []
+    copy.chmod(0o644)
+    for at in (0, (32 << 20) - 1, 32 << 20, size - 1):
+        with copy.open("r+b") as file:
+            file.seek(at)
+            (byte,) = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte ^ 1]))
+            file.flush()
+            assert verify(artifact) == ["large: other content than was pulled"]
+            file.seek(at)
+            file.write(bytes([byte]))
+    data = copy.read_bytes()
+    copy.write_bytes(data[32 << 20 : 64 << 20] + data[: 32 << 20] + data[64 << 20 :])
+    assert verify(artifact) == ["large: other content than was pulled"]

@@ -20,12 +20,13 @@ from withrun.errors import CacheError
 __all__ = ["FileRecord", "Manifest", "differences", "protect", "seal", "unprotect"]
 
 _CHUNK = 1 << 20
+_PIECE = 32 << 20
 _WORKERS = 4
 _WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 class FileRecord(msgspec.Struct, frozen=True):
-    """A file's size in bytes and the SHA-256 of its content."""
+    """A file's size in bytes and the SHA-256 of its content; see `_sha256` for that of a large one."""
 
     size: int
     sha256: str
@@ -123,21 +124,37 @@ def _files(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
 
 def _seal_file(file: tuple[str, Path]) -> tuple[str, FileRecord]:
     relative, path = file
-    digest = hashlib.sha256()
-    size = 0
     with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-        # Else a power cut after the rename could leave a whole name with an empty file behind it.
-        os.fsync(stream.fileno())
-        os.fchmod(stream.fileno(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & ~_WRITE)
-    return relative, FileRecord(size, digest.hexdigest())
+        status = os.fstat(stream.fileno())
+        # Synced, or a power cut after the rename could leave a whole name with an empty file behind it.
+        if status.st_size <= _PIECE:
+            digest = _sha256(path)
+            os.fsync(stream.fileno())
+        else:
+            with ThreadPoolExecutor(1, "withrun-sync") as pool:  # the disk works while the hash is computed
+                synced = pool.submit(os.fsync, stream.fileno())
+                digest = _sha256(path)
+                synced.result()
+        os.fchmod(stream.fileno(), stat.S_IMODE(status.st_mode) & ~_WRITE)
+    return relative, FileRecord(status.st_size, digest)
 
 
 def _sha256(path: Path) -> str:
+    """The SHA-256 of a file; of one larger than a piece, that of its pieces' own, which takes all cores."""
+    size = path.stat().st_size
+    if size <= _PIECE:
+        return _piece_sha256(path, 0).hex()
+    with ThreadPoolExecutor(_WORKERS, "withrun-hash") as pool:
+        pieces = pool.map(lambda start: _piece_sha256(path, start), range(0, size, _PIECE))
+        return hashlib.sha256(b"".join(pieces)).hexdigest()
+
+
+def _piece_sha256(path: Path, start: int) -> bytes:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(_CHUNK):
+        stream.seek(start)
+        left = _PIECE
+        while left and (chunk := stream.read(min(_CHUNK, left))):
             digest.update(chunk)
-    return digest.hexdigest()
+            left -= len(chunk)
+    return digest.digest()

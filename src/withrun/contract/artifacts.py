@@ -82,7 +82,7 @@ class ArtifactsContract(ABC):
         """Put an artifact at `target`: links into the cache, or copies; files are write-protected.
 
         Raises:
-            FileExistsError: something is at `target`, and `overwrite` is False.
+            TargetExists: something is at `target`, and `overwrite` is False.
         """
 
     @abstractmethod

@@ -173,7 +173,7 @@ class ArtifactService:
         """Put an artifact at `target`, as a link or as a write-protected copy.
 
         Raises:
-            FileExistsError: something is at `target`, and `overwrite` is False.
+            TargetExists: something is at `target`, and `overwrite` is False.
         """
         goal = Path(target)
         with self._held(where) as path:

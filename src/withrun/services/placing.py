@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from withrun.errors import InvalidArgument, TransferError
+from withrun.errors import InvalidArgument, TargetExists, TransferError
 
 __all__ = ["place"]
 
@@ -26,7 +26,7 @@ def place(target: Path, make: Callable[[Path], None], *, overwrite: bool, keep_c
         keep_clear: folders that `target` must neither be in nor hold.
 
     Raises:
-        FileExistsError: something is at `target`, and `overwrite` is False.
+        TargetExists: something is at `target`, and `overwrite` is False.
         InvalidArgument: `target` is in, or would replace, a folder to keep clear of.
     """
     _check(target, keep_clear)
@@ -37,7 +37,7 @@ def place(target: Path, make: Callable[[Path], None], *, overwrite: bool, keep_c
         target.parent.mkdir(parents=True, exist_ok=True)
         make(fresh)
         _put(fresh, target, overwrite=overwrite)
-    except FileExistsError:
+    except TargetExists:
         raise
     except OSError as error:
         raise TransferError(
@@ -45,7 +45,8 @@ def place(target: Path, make: Callable[[Path], None], *, overwrite: bool, keep_c
             "changed; make room, mend the permissions, or choose another target."
         ) from error
     finally:
-        _delete(fresh)
+        with contextlib.suppress(NotADirectoryError):  # the folder to place it in is a file
+            _delete(fresh)
 
 
 def _put(fresh: Path, target: Path, *, overwrite: bool) -> None:
@@ -95,8 +96,8 @@ def _check(target: Path, keep_clear: list[Path]) -> None:
             )
 
 
-def _exists(target: Path) -> FileExistsError:
-    return FileExistsError(
+def _exists(target: Path) -> TargetExists:
+    return TargetExists(
         f"Something is at {str(target)!r} already. Give overwrite=True to replace it, or another target."
     )
 

@@ -28,6 +28,9 @@ _UNREACHABLE = re.compile(
     r"certificate|context deadline exceeded|no route to host",
     re.IGNORECASE,
 )
+_DISK_FULL = re.compile(
+    r"no space left on device|disk quota exceeded|too big for remaining disk space", re.IGNORECASE
+)
 _NOISE = re.compile(
     r"(?:^|(?<=\n))(?:SDK )?\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:NOTICE|ERROR|WARN|INFO|CRITICAL) ?:? ?|"
     r",? ?(?:RequestID|HostID): ?[^,]*"
@@ -47,7 +50,7 @@ def translate(words: str, *, asked: str, url: str, secrets: Iterable[str] = ()) 
     shown = repr(redact(url))
     bucket = repr(re.sub(r"^[^:]+:/*", "", redact(url)).partition("/")[0])
     failed = f"Could not {asked}"
-    if re.search(r"no space left on device|disk quota exceeded", words, re.IGNORECASE):
+    if _DISK_FULL.search(words):
         return TransferError(
             f"{failed}: the disk is full. Make room and repeat; what is through stays. ({said})"
         )
