@@ -29,7 +29,7 @@ NAMES = {
 PUBLISH = {"path_in_run": None, "keep_the_source": None, "allow_duplication": None, "use_cache": None}
 LOG_VERSION = {**PUBLISH, "version": None, "tags": None}
 MV = {"model_version": REQUIRED}
-FIND = {"query": None, "sorting": None}
+FIND = {"query": None, "sorting": None, "limit": None}
 CREATE_RUN = {"exp": REQUIRED, "name": None, "tags": None, "repo": None, "parent": None}
 REFRESH = {"force_cache_refresh": False}
 
@@ -51,7 +51,8 @@ API: dict[str, dict[str, Any]] = {
     "end_run": {**needs("run"), "succeeded": True},
     "get_run": {**needs("run"), **REFRESH},
     "find_runs": FIND,
-    "find_child_runs": needs("parent"),
+    "find_child_runs": {**needs("parent"), "limit": None},
+    "explain": {"query": None, "sorting": None, "kind": "runs"},
     "set_tags_on_run": needs("run", "tags"),
     "log_params": needs("run", "params"),
     "log_metrics": needs("run", "metrics"),

@@ -161,7 +161,7 @@ class Pages:
 def test_results_stream() -> None:
     """The first match comes after two pages at most, whatever there is."""
     source = Pages(100_000)
-    found = iter(Results(plan({"name": "n0"}), source))
+    found = iter(Results(plan({"name": "n0"}), lambda: source))
     assert next(found)["id"] == "0"
     assert sum(source.asked[:2]) <= 1500
     assert threading.get_ident() not in source.threads
@@ -170,24 +170,24 @@ def test_results_stream() -> None:
 def test_a_limit_sizes_the_pages() -> None:
     """Ten results take a page of ten where the store answers exactly, and few pages where it does not."""
     source = Pages(100_000)
-    assert len(list(Results(plan({"status": {"$ne": "x"}}), source).limit(10))) == 10
+    assert len(list(Results(plan({"status": {"$ne": "x"}}), lambda: source).limit(10))) == 10
     assert source.asked == [10]
     source = Pages(100_000)
-    assert len(list(Results(plan({"name": {"$ne": "n1"}}), source, limit=10))) == 10
+    assert len(list(Results(plan({"name": {"$ne": "n1"}}), lambda: source, limit=10))) == 10
     assert sum(source.asked) < 1000
 
 
 def test_first_is_one_or_none() -> None:
     """`first()` gives the first match or None, and can be asked again."""
-    results = Results(plan({"name": {"$ne": "n0"}}), Pages(50))
+    results = Results(plan({"name": {"$ne": "n0"}}), lambda: Pages(50))
     assert results.first() == results.first() == {"id": "1", "name": "n1"}
-    assert Results(plan({"name": "none"}), Pages(50)).first() is None
-    assert Results(plan(None), Pages(50)).limit(0).first() is None
+    assert Results(plan({"name": "none"}), lambda: Pages(50)).first() is None
+    assert Results(plan(None), lambda: Pages(50)).limit(0).first() is None
 
 
 def test_what_moves_to_a_later_page_comes_once() -> None:
     """Runs created while pages are read push others to later pages; none comes twice."""
-    ids = [item["id"] for item in Results(plan(None), Pages(3000, drift=5))]
+    ids = [item["id"] for item in Results(plan(None), lambda: Pages(3000, drift=5))]
     assert ids == [str(n) for n in range(3000)]
 
 
@@ -196,14 +196,14 @@ def test_branches_are_merged_in_one_order_without_repeats() -> None:
     query = {"$or": [{"metrics.a": 1}, {"metrics.b": 1}, {"name": {"$in": ["n1", "n2"]}}]}
     made = plan(query)
     assert len(made.searches) > 2
-    ids = [int(item["id"]) for item in Results(made, Pages(500))]
+    ids = [int(item["id"]) for item in Results(made, lambda: Pages(500))]
     assert ids == [n for n in range(500) if n % 7 in (1, 2)]
 
 
 def test_a_store_that_repeats_itself_is_an_error() -> None:
     """A page token that leads to itself ends the search with an error, not never."""
     with pytest.raises(ServerError, match="twice"):
-        list(Results(plan(None), Pages(10, stuck=True)))
+        list(Results(plan(None), lambda: Pages(10, stuck=True)))
 
 
 def test_an_error_of_a_page_is_raised_where_it_is_read() -> None:
@@ -215,7 +215,7 @@ def test_an_error_of_a_page_is_raised_where_it_is_read() -> None:
                 raise ServerError("no more")
             return super().page(search, experiments, size, token)
 
-    found = iter(Results(plan(None), Failing(1000)))
+    found = iter(Results(plan(None), lambda: Failing(1000)))
     assert len([next(found) for _ in range(200)]) == 200
     with pytest.raises(ServerError, match="no more"):
         next(found)
@@ -223,7 +223,7 @@ def test_an_error_of_a_page_is_raised_where_it_is_read() -> None:
 
 def test_results_iterate_again_and_go_on() -> None:
     """Iterating twice searches twice; after `next`, a loop goes on from there."""
-    results = Results(plan(None), Pages(5))
+    results = Results(plan(None), lambda: Pages(5))
     assert len(list(results)) == len(list(results)) == 5
     assert next(results)["id"] == "0"
     assert [item["id"] for item in results] == ["1", "2", "3", "4"]
@@ -235,14 +235,14 @@ def test_results_iterate_again_and_go_on() -> None:
 def test_a_wrong_limit_is_refused(count: Any) -> None:
     """A limit is a whole number from 0."""
     with pytest.raises(InvalidArgument, match="limit"):
-        Results(plan(None), Pages(5)).limit(count)
+        Results(plan(None), lambda: Pages(5)).limit(count)
 
 
 def test_a_frame_has_a_row_a_match_and_a_column_a_field() -> None:
     """`to_frame` names columns by dotted paths and leaves out nothing."""
     items = [{"id": "1", "params": {"a": {"b": 1}}}, {"id": "2", "params": {"c": [1]}}]
     source: ListSource[Any] = ListSource(lambda: items, lambda item: item["id"])
-    frame = Results(make_plan(None, None, "runs", NoPushDown()), source).to_frame()
+    frame = Results(make_plan(None, None, "runs", NoPushDown()), lambda: source).to_frame()
     assert list(frame["id"]) == ["1", "2"]
     assert list(frame.columns) == ["id", "params.a.b", "params.c"]
 
@@ -253,9 +253,9 @@ def test_entities_at_hand_are_searched_alike() -> None:
     source: ListSource[Any] = ListSource(lambda: items, lambda item: item["id"])
     query = {"metrics.loss": {"$gte": 5}, "exp.id": None}
     made = make_plan(query, [("metrics.loss", -1)], "runs", NoPushDown())
-    assert [item["id"] for item in Results(made, source, limit=3)] == ["9", "8", "7"]
+    assert [item["id"] for item in Results(made, lambda: source, limit=3)] == ["9", "8", "7"]
     with pytest.raises(OfflineError, match="filter string"):
-        list(Results(make_plan("metrics.loss < 1", None, "runs", NoPushDown()), source))
+        list(Results(make_plan("metrics.loss < 1", None, "runs", NoPushDown()), lambda: source))
 
 
 # --- on a real store ---

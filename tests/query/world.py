@@ -219,13 +219,13 @@ class World:
             plan = make_plan(None, None, kind, self.push_down)
             build = self.entities(kind, whole=True)
             source: BackendSource[Any, Any] = BackendSource(self.backend, kind, build)
-            self._documents[kind] = [as_document(entity) for entity in Results(plan, source)]
+            self._documents[kind] = [as_document(entity) for entity in Results(plan, lambda: source)]
         return self._documents[kind]
 
     def search(self, kind: Kind, query: Any, sorting: Any = None, limit: int | None = None) -> Results[Any]:
         """A planned search."""
         plan = make_plan(query, sorting, kind, self.push_down, grammar=self.backend.grammar.name)
-        return Results(plan, self.source(kind), limit=limit)
+        return Results(plan, lambda: self.source(kind), limit=limit)
 
     def found(self, kind: Kind, query: Any, sorting: Any = None, limit: int | None = None) -> list[Any]:
         """The names of what a planned search finds, in order."""

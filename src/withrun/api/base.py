@@ -19,6 +19,7 @@ from withrun.api.experiments import ExperimentMethods
 from withrun.api.models import ModelMethods
 from withrun.api.rebuild import rebuild
 from withrun.api.runs import RunMethods
+from withrun.api.searching import SearchingMethods
 from withrun.backend import Backend
 from withrun.cache.serializer import EntitySerializer
 from withrun.contract import MlflowApiContract
@@ -41,7 +42,14 @@ _KEPT_HANDLES = 256
 
 
 class BaseMlflowApi(
-    ExperimentMethods, RunMethods, ModelMethods, ArtifactMethods, BaseModel, MlflowApiContract, ABC
+    ExperimentMethods,
+    RunMethods,
+    ModelMethods,
+    ArtifactMethods,
+    SearchingMethods,
+    BaseModel,
+    MlflowApiContract,
+    ABC,
 ):
     """An experiment tracker and model registry. Instances are independent of each other and of all globals.
 

@@ -31,8 +31,10 @@ class ExperimentMethods(Part, ExperimentsContract):
     def get_exp(self, exp: Exp, *, force_cache_refresh: bool = False) -> ExpApi:  # noqa: D102
         return ExpApi.of(self._api, self.services.metadata.exp(experiment_id(exp), force_cache_refresh))
 
-    def find_exps(self, query: Query = None, sorting: Sorting = None) -> Results[ExpApi]:  # noqa: D102
-        return self.services.search.exps(query, sorting, lambda exp: ExpApi.of(self._api, exp))
+    def find_exps(  # noqa: D102
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[ExpApi]:
+        return self.services.search.exps(query, sorting, lambda exp: ExpApi.of(self._api, exp), limit)
 
     def set_tags_on_exp(self, exp: Exp, tags: Mapping[str, Any]) -> ExpApi:  # noqa: D102
         self._need_server("set_tags_on_exp")

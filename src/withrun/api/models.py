@@ -36,8 +36,10 @@ class ModelMethods(Part, ModelsContract):
     def get_model(self, model: ModelLike, *, force_cache_refresh: bool = False) -> ModelApi:  # noqa: D102
         return ModelApi.of(self._api, self.services.metadata.model(model_name(model), force_cache_refresh))
 
-    def find_models(self, query: Query = None, sorting: Sorting = None) -> Results[ModelApi]:  # noqa: D102
-        return self.services.search.models(query, sorting, lambda model: ModelApi.of(self._api, model))
+    def find_models(  # noqa: D102
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[ModelApi]:
+        return self.services.search.models(query, sorting, lambda model: ModelApi.of(self._api, model), limit)
 
     def set_tags_on_model(self, model: ModelLike, tags: Mapping[str, Any]) -> ModelApi:  # noqa: D102
         self._need_server("set_tags_on_model")
@@ -96,9 +98,9 @@ class ModelMethods(Part, ModelsContract):
         )
 
     def find_model_versions(  # noqa: D102
-        self, query: Query = None, sorting: Sorting = None
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
     ) -> Results[ModelVersionApi]:
-        return self.services.search.versions(query, sorting, self._version_handle)
+        return self.services.search.versions(query, sorting, self._version_handle, limit=limit)
 
     def set_tags_on_model_version(  # noqa: D102
         self, model_version: MV, tags: Mapping[str, Any]
@@ -127,16 +129,20 @@ class ModelMethods(Part, ModelsContract):
         return self.services.metadata.export_version(*version_key(mv), Path(target))
 
     def find_versions_of_model(
-        self, model: ModelLike, query: Query = None, sorting: Sorting = None
+        self, model: ModelLike, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
     ) -> Results[ModelVersionApi]:
         """Search the versions of one registered model."""
-        return self.services.search.versions(query, sorting, self._version_handle, name=model_name(model))
+        return self.services.search.versions(
+            query, sorting, self._version_handle, name=model_name(model), limit=limit
+        )
 
     def find_versions_of_run(
-        self, run: RunLike, query: Query = None, sorting: Sorting = None
+        self, run: RunLike, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
     ) -> Results[ModelVersionApi]:
         """Search the model versions that one run made."""
-        return self.services.search.versions(query, sorting, self._version_handle, run_id=run_id(run))
+        return self.services.search.versions(
+            query, sorting, self._version_handle, run_id=run_id(run), limit=limit
+        )
 
     def _version_handle(self, version: ModelVersion) -> ModelVersionApi:
         return ModelVersionApi.of(self._api, version)

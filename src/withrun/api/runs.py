@@ -68,12 +68,14 @@ class RunMethods(Part, RunsContract):
     def get_run(self, run: RunLike, *, force_cache_refresh: bool = False) -> RunApi:  # noqa: D102
         return RunApi.of(self._api, self.services.metadata.run(run_id(run), force_cache_refresh))
 
-    def find_runs(self, query: Query = None, sorting: Sorting = None) -> Results[RunApi]:  # noqa: D102
-        return self.services.search.runs(query, sorting, lambda run: RunApi.of(self._api, run))
+    def find_runs(  # noqa: D102
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[RunApi]:
+        return self.services.search.runs(query, sorting, lambda run: RunApi.of(self._api, run), limit=limit)
 
-    def find_child_runs(self, parent: RunLike) -> Results[RunApi]:  # noqa: D102
+    def find_child_runs(self, parent: RunLike, *, limit: int | None = None) -> Results[RunApi]:  # noqa: D102
         key = self._api.tag_keys.parent
-        return self.find_runs({f"tags.{key}": run_id(parent)})
+        return self.find_runs({f"tags.{key}": run_id(parent)}, limit=limit)
 
     def set_tags_on_run(self, run: RunLike, tags: Mapping[str, Any]) -> RunApi:  # noqa: D102
         return self._handle(run).set_tags(tags)
@@ -95,10 +97,12 @@ class RunMethods(Part, RunsContract):
     def export_run_meta(self, run: RunLike, target: Path | str) -> Path:  # noqa: D102
         return self.services.metadata.export(self.get_run(run), Path(target))
 
-    def find_runs_of(self, exp: Exp, query: Query = None, sorting: Sorting = None) -> Results[RunApi]:
+    def find_runs_of(
+        self, exp: Exp, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[RunApi]:
         """Search the runs of one experiment."""
         return self.services.search.runs(
-            query, sorting, lambda run: RunApi.of(self._api, run), experiment_id(exp)
+            query, sorting, lambda run: RunApi.of(self._api, run), experiment_id(exp), limit
         )
 
     def _create(

@@ -53,12 +53,15 @@ class ExperimentsContract(ABC):
         """
 
     @abstractmethod
-    def find_exps(self, query: Query = None, sorting: Sorting = None) -> Results[ExpApi]:
+    def find_exps(
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[ExpApi]:
         """Search experiments.
 
         Args:
             query: a MongoDB query over the fields of `Experiment`, or an MLflow filter string.
             sorting: such as `[("name", 1)]`.
+            limit: at most that many; pages are sized for it.
 
         Example:
             >>> for exp in api.find_exps({"tags.team": "vision"}):

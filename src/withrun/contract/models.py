@@ -38,8 +38,16 @@ class ModelsContract(ABC):
         """Fetch a registered model; offline, from the cached metadata."""
 
     @abstractmethod
-    def find_models(self, query: Query = None, sorting: Sorting = None) -> Results[ModelApi]:
-        """Search registered models: a MongoDB query over `Model`, or an MLflow filter string."""
+    def find_models(
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[ModelApi]:
+        """Search registered models.
+
+        Args:
+            query: a MongoDB query over the fields of `Model`, or an MLflow filter string.
+            sorting: such as `[("name", 1)]`.
+            limit: at most that many; pages are sized for it.
+        """
 
     @abstractmethod
     def set_tags_on_model(self, model: ModelLike, tags: Mapping[str, Any]) -> ModelApi:
@@ -94,8 +102,19 @@ class ModelsContract(ABC):
         """Fetch a model version; offline, from the cached metadata."""
 
     @abstractmethod
-    def find_model_versions(self, query: Query = None, sorting: Sorting = None) -> Results[ModelVersionApi]:
-        """Search model versions: a MongoDB query over `ModelVersion`, or an MLflow filter string."""
+    def find_model_versions(
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[ModelVersionApi]:
+        """Search model versions.
+
+        Args:
+            query: a MongoDB query over the fields of `ModelVersion`, or an MLflow filter string.
+            sorting: such as `[("run.start_time", -1)]`.
+            limit: at most that many; pages are sized for it.
+
+        Example:
+            >>> api.find_model_versions({"model": "digits", "run.metrics.accuracy": {"$gt": 0.9}}).first()
+        """
 
     @abstractmethod
     def set_tags_on_model_version(self, model_version: MV, tags: Mapping[str, Any]) -> ModelVersionApi:

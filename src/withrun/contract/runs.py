@@ -98,20 +98,26 @@ class RunsContract(ABC):
         """
 
     @abstractmethod
-    def find_runs(self, query: Query = None, sorting: Sorting = None) -> Results[RunApi]:
+    def find_runs(
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[RunApi]:
         """Search runs; without `exp.id` in the query those of all active experiments.
 
         Args:
             query: a MongoDB query over the fields of `Run`, or an MLflow filter string.
             sorting: such as `[("start_time", -1)]`.
+            limit: at most that many; pages are sized for it.
+
+        Raises:
+            InvalidArgument: an unknown field or operator, or a value that it can't take; names the nearest.
 
         Example:
             >>> best = api.find_runs({"exp.id": exp.id}, sorting=[("metrics.loss", 1)]).first()
         """
 
     @abstractmethod
-    def find_child_runs(self, parent: RunLike) -> Results[RunApi]:
-        """The runs that were started as children of `parent`."""
+    def find_child_runs(self, parent: RunLike, *, limit: int | None = None) -> Results[RunApi]:
+        """The runs that were started as children of `parent`, at most `limit`."""
 
     @abstractmethod
     def set_tags_on_run(self, run: RunLike, tags: Mapping[str, Any]) -> RunApi:

@@ -54,9 +54,11 @@ class ExpApi(Experiment, Handle):
         """Declare a run in this experiment, to be started later; see `create_run` of the API."""
         return self._api.create_run(self, name, tags, repo, parent)
 
-    def find_runs(self, query: Query = None, sorting: Sorting = None) -> Results[RunApi]:
+    def find_runs(
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[RunApi]:
         """Search the runs of this experiment; see `find_runs` of the API."""
-        return self._api.find_runs_of(self, query, sorting)
+        return self._api.find_runs_of(self, query, sorting, limit=limit)
 
     def set_tags(self, tags: Mapping[str, Any]) -> Self:
         """Set tags; other tags stay as they are."""

@@ -36,9 +36,11 @@ class ModelApi(Model, Handle):
         """Fetch a version by number, or by alias (`"@champion"`)."""
         return self._api.get_model_version((self.name, version))
 
-    def find_versions(self, query: Query = None, sorting: Sorting = None) -> Results[ModelVersionApi]:
-        """Search the versions of this model."""
-        return self._api.find_versions_of_model(self, query, sorting)
+    def find_versions(
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[ModelVersionApi]:
+        """Search the versions of this model; see `find_model_versions` of the API."""
+        return self._api.find_versions_of_model(self, query, sorting, limit=limit)
 
     def log_version(
         self,

@@ -84,9 +84,11 @@ class ArtifactVerbs(Run, Handle):
         self._api.clean_cached_run_artifact(self, path_in_run)
         return self
 
-    def find_model_versions(self, query: Query = None, sorting: Sorting = None) -> Results[ModelVersionApi]:
-        """Search the model versions that this run made."""
-        return self._api.find_versions_of_run(self, query, sorting)
+    def find_model_versions(
+        self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
+    ) -> Results[ModelVersionApi]:
+        """Search the model versions that this run made; see `find_model_versions` of the API."""
+        return self._api.find_versions_of_run(self, query, sorting, limit=limit)
 
     def get_artifact_uri(self, artifact_path: str | None = None) -> str:
         """URL of the run's artifact folder, or of what lies at `artifact_path` in it."""

@@ -32,6 +32,14 @@ REFERENCES: Final[dict[str, str]] = {"exp": "id", "run": "id", "model": "name"}
 """Fields that hold another entity, and what identifies it there."""
 
 
+_INSTEAD: Final[dict[tuple[Kind, str], str]] = {
+    ("runs", "parent"): "children are found by find_child_runs(parent), or by tags.mlflow.parentRunId. ",
+    ("runs", "parent_id"): "children are found by find_child_runs(parent), or by tags.mlflow.parentRunId. ",
+    ("versions", "aliases"): "the version of an alias is get_model_version((name, '@alias')). ",
+}
+"""What to do in place of asking for a field that might be looked for."""
+
+
 @cache
 def _children(entity: type[BaseModel]) -> dict[str, type[BaseModel] | Literal["free", "leaf"]]:
     children: dict[str, type[BaseModel] | Literal["free", "leaf"]] = {}
@@ -65,7 +73,7 @@ def check_path(path: str, kind: Kind) -> None:
             asked = ".".join(parts[: at + 1])
             prefix = ".".join(parts[:at]) + "." if at else ""
             raise InvalidArgument(
-                f"query on {kind}: no field {asked!r} in {path!r}; "
+                f"query on {kind}: no field {asked!r} in {path!r}; {_INSTEAD.get((kind, asked), '')}"
                 + nearest(asked, (prefix + name for name in children))
             )
         if child == "free":

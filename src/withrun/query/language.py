@@ -4,8 +4,9 @@
 on one path. Whatever MongoDB refuses is refused here, with the nearest valid word; what is parsed can be
 matched (`withrun.query.match`) and planned (`withrun.query.plan`) without further checks.
 
-Beyond MongoDB's language, an entity or a handle may stand where its identifier is meant
-(`{"exp": experiment}`), and a `RunStatus` where its name is.
+Beyond MongoDB's language, an entity, a handle or an identifier may stand where an entity is meant
+(`{"exp": experiment}`, `{"exp": "3"}`), an entity where its identifier is (`{"exp.id": experiment}`), and a
+`RunStatus` where its name is.
 """
 
 from __future__ import annotations
@@ -138,8 +139,7 @@ class _Parser:
         """What one entry of a query document says: operators, or a value to equal."""
         if self.kind is not None:
             check_path(path, self.kind)
-            if path in REFERENCES:
-                path, value = _dereferenced(path, value)
+            path, value = _dereferenced(path, value)
         if _has_operators(value, path):
             return self.operators(path, value, depth)
         if isinstance(value, re.Pattern):
@@ -236,21 +236,28 @@ def _has_operators(value: object, path: str, but: Mapping[str, object] | None = 
 
 
 def _dereferenced(path: str, value: Any) -> tuple[str, Any]:
-    """Rewrite a comparison with entities or handles to one with their identifiers."""
-    attribute = REFERENCES[path]
+    """Rewrite a comparison with entities, or with what identifies them, to one of identifiers."""
+    reference, _, below = path.partition(".")
+    attribute = REFERENCES.get(reference)
+    if attribute is None or below not in ("", attribute):
+        return path, value
 
-    def is_entity(item: Any) -> bool:
-        return hasattr(item, attribute) and not isinstance(item, Mapping)
+    def names(item: Any) -> bool:
+        return isinstance(item, str) or (hasattr(item, attribute) and not isinstance(item, Mapping))
 
-    if is_entity(value):
-        return f"{path}.{attribute}", getattr(value, attribute)
+    def name(item: Any) -> Any:
+        return item if isinstance(item, str) else getattr(item, attribute)
+
+    by_name = f"{reference}.{attribute}"
+    if names(value):
+        return by_name, name(value)
     if isinstance(value, Mapping) and len(value) == 1:
         (operator, operand), *_ = value.items()
-        if operator in ("$eq", "$ne") and is_entity(operand):
-            return f"{path}.{attribute}", {operator: getattr(operand, attribute)}
-        listed = isinstance(operand, (list, tuple)) and bool(operand) and all(map(is_entity, operand))
+        if operator in ("$eq", "$ne") and names(operand):
+            return by_name, {operator: name(operand)}
+        listed = isinstance(operand, (list, tuple)) and bool(operand) and all(map(names, operand))
         if operator in ("$in", "$nin") and listed:
-            return f"{path}.{attribute}", {operator: [getattr(item, attribute) for item in operand]}
+            return by_name, {operator: [name(item) for item in operand]}
     return path, value
 
 

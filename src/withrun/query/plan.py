@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from withrun.query.fields import Kind
+from withrun.errors import InvalidArgument
+from withrun.query.fields import KINDS, Kind, nearest
 from withrun.query.language import And, Condition, Node, Or, parse
 from withrun.query.match import Predicate, compile_query
 from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, PushDown, Pushed
@@ -107,8 +108,10 @@ def make_plan(query: Any, sorting: Any, kind: Kind, push_down: PushDown, *, gram
         grammar: how explanations call the store.
 
     Raises:
-        InvalidArgument: the query or the sorting can't be understood.
+        InvalidArgument: the query or the sorting can't be understood, or there is no such kind.
     """
+    if kind not in KINDS:
+        raise InvalidArgument(f"there is no kind {kind!r:.100} to search; {nearest(str(kind), KINDS)}")
     order = parse_sorting(sorting, kind)
     if isinstance(query, str):
         steps = [Step(query, "store", "a filter string passes as it is")] if query else []

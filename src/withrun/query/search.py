@@ -3,11 +3,11 @@
 Memory holds two pages of each search, and the IDs of what was found. Only a sorting that the store can't do
 needs all matches at once, and with a limit just that many.
 
-The wiring is a `PageSource` (`withrun.query.sources` has one for every backend):
+The wiring is a `PageSource` for each search (`withrun.query.sources` has one for every backend):
 
 ```python
 plan = make_plan(query, sorting, "runs", push_down)
-return Results(plan, BackendSource(backend, "runs", build=entities_of_records), wrap=to_handle)
+return Results(plan, lambda: BackendSource(backend, "runs", build=entities_of_records), wrap=to_handle)
 ```
 """
 
@@ -206,14 +206,14 @@ class Results(Generic[T]):
     def __init__(
         self,
         plan: Plan,
-        source: PageSource[Any, E],
+        source: Callable[[], PageSource[Any, E]],
         wrap: Callable[[E], T] | None = None,
         limit: int | None = None,
     ) -> None:
         self._plan = plan
-        self._source: PageSource[Any, Any] = source
+        self._source: Callable[[], PageSource[Any, Any]] = source
         self._wrap = wrap
-        self._limit = limit
+        self._limit = None if limit is None else _checked(limit)
         self._running: Iterator[T] | None = None
 
     def __iter__(self) -> Iterator[T]:
@@ -242,9 +242,7 @@ class Results(Generic[T]):
         Raises:
             InvalidArgument: the count is no whole number from 0.
         """
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise InvalidArgument(f"limit is {count!r}; give a whole number from 0.")
-        least = count if self._limit is None else min(count, self._limit)
+        least = _checked(count) if self._limit is None else min(_checked(count), self._limit)
         return Results(self._plan, self._source, self._wrap, least)
 
     def explain(self) -> Plan:
@@ -261,10 +259,16 @@ class Results(Generic[T]):
             import pandas as pd
         except ImportError as exc:
             raise MissingDependency("to_frame() needs pandas: pip install pandas") from exc
-        rows = [flat_row(as_document(entity)) for entity in run_plan(self._plan, self._source, self._limit)]
+        rows = [flat_row(as_document(entity)) for entity in run_plan(self._plan, self._source(), self._limit)]
         frame: pd.DataFrame = pd.DataFrame(rows)
         return frame
 
     def _search(self, limit: int | None) -> Any:
-        for entity in run_plan(self._plan, self._source, limit):
+        for entity in run_plan(self._plan, self._source(), limit):
             yield entity if self._wrap is None else self._wrap(entity)
+
+
+def _checked(limit: Any) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+        raise InvalidArgument(f"limit is {limit!r:.100}; give a whole number from 0.")
+    return limit

@@ -19,6 +19,9 @@ E = TypeVar("E")
 _EXPERIMENTS_A_CALL: Final = 1_000
 """Experiments named in one search of runs; more are searched in several."""
 
+_FEW_EXPERIMENTS: Final = 5
+"""Experiments that are fetched one by one as runs of them are found; beyond, all are listed at once."""
+
 
 class BackendSource(Generic[R, E]):
     """Pages of one kind of record from a backend.
@@ -29,7 +32,8 @@ class BackendSource(Generic[R, E]):
         build: makes the entities of a page's records, one each. It sees a whole page at once, so that what
             the records share (their experiments, models and runs) is fetched once. A time or number that the
             record has must be in the entity, for the store may have sorted by it.
-        experiment: makes the entity of an experiment's record; needed for runs.
+        experiment: makes the entity of an experiment's record; needed for runs. It is given every record that
+            a search comes across, so that `build` need not fetch these.
         complete: adds to a match what `build` left out, such as long values.
     """
 
@@ -53,7 +57,12 @@ class BackendSource(Generic[R, E]):
         if self.kind != "runs":
             return [(search, ()) for search in plan.searches]
         # An ID that is no number is refused by SQL stores; whether there is one, the list of all says.
-        if plan.in_experiments is None and all(_all_numbers(search) for search in plan.searches):
+        named = {one for search in plan.searches for one in search.experiments or ()}
+        if (
+            plan.in_experiments is None
+            and len(named) <= _FEW_EXPERIMENTS
+            and all(_all_numbers(search) for search in plan.searches)
+        ):
             active = None
         else:
             active = [r.experiment_id for r in _all_experiments(self.backend) if self._is_chosen(r, plan)]
@@ -70,9 +79,10 @@ class BackendSource(Generic[R, E]):
         return parts
 
     def _is_chosen(self, record: ExperimentRecord, plan: Plan) -> bool:
-        if plan.in_experiments is None or self._experiment is None:
+        if self._experiment is None:
             return True
-        return plan.in_experiments({"exp": as_document(self._experiment(record))})
+        entity = self._experiment(record)
+        return plan.in_experiments is None or plan.in_experiments({"exp": as_document(entity)})
 
     def page(self, search: Search, experiments: tuple[str, ...], size: int, token: str) -> Page[R]:
         """Fetch a page; sizes are cut to what the store allows."""

@@ -113,6 +113,10 @@ class ModelService:
         """A version from its record; its run is fetched unless given."""
         if run is None and record.run_id:
             run = self.run_of(record.run_id)
+        return self.joined(record, model, run)
+
+    def joined(self, record: VersionRecord, model: Model, run: Run | None) -> ModelVersion:
+        """A version from its record and what it belongs to; None for a run that it has not, or no more."""
         return self._build.version(record, model, run, self._artifact_url(record, run))
 
     def run_of(self, run_id: str) -> Run | None:

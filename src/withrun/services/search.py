@@ -26,6 +26,7 @@ from withrun.services.experiments import ExperimentService
 from withrun.services.identify import version_key
 from withrun.services.metadata import MetadataService
 from withrun.services.models import ModelService
+from withrun.services.parents import Parents
 from withrun.services.runs import RunService
 from withrun.services.writes import WritePath
 
@@ -45,8 +46,8 @@ class SearchService:
         push_down: what the backend's filter strings can answer.
         writes: flushed before a search, so that it sees what was logged here.
         build: makes entities of records.
-        experiments: remembers the experiments of runs.
-        runs: fetches the runs of versions, and long values.
+        experiments: is told of the experiments that a search comes across.
+        runs: fetches long values.
         models: makes versions of records.
         cached: search what is cached in place of the backend.
     """
@@ -75,50 +76,68 @@ class SearchService:
         """How a search would be answered; asks the store nothing but its version."""
         return make_plan(query, sorting, kind, self._push_down(), grammar=self._backend.grammar.name)
 
-    def exps(self, query: Query, sorting: Any, wrap: Callable[[Experiment], T]) -> Results[T]:
+    def exps(
+        self,
+        query: Query,
+        sorting: Any,
+        wrap: Callable[[Experiment], T],
+        limit: int | None = None,
+    ) -> Results[T]:
         """Search experiments."""
-        source: PageSource[Any, Experiment]
-        if self._cached is not None:
-            source = ListSource(lambda: list(self._cache.experiments()), lambda exp: exp.id)
-        else:
-            source = BackendSource[ExperimentRecord, Experiment](
+
+        def source() -> PageSource[Any, Experiment]:
+            if self._cached is not None:
+                return ListSource(lambda: list(self._cache.experiments()), lambda exp: exp.id)
+            return BackendSource[ExperimentRecord, Experiment](
                 self._backend, "experiments", lambda records: [self._build.experiment(r) for r in records]
             )
-        return Results(self.plan(query, sorting, "experiments"), source, wrap)
+
+        return Results(self.plan(query, sorting, "experiments"), source, wrap, limit)
 
     def runs(
-        self, query: Query, sorting: Any, wrap: Callable[[Run], T], experiment_id: str | None = None
+        self,
+        query: Query,
+        sorting: Any,
+        wrap: Callable[[Run], T],
+        experiment_id: str | None = None,
+        limit: int | None = None,
     ) -> Results[T]:
         """Search runs, of one experiment if given."""
-        self._writes.flush()
-        source: PageSource[Any, Run]
-        if self._cached is not None:
-            source = ListSource(lambda: list(self._cache.runs()), lambda run: run.id)
-        else:
-            source = BackendSource[RunRecord, Run](
+
+        def source() -> PageSource[Any, Run]:
+            if self._cached is not None:
+                return ListSource(lambda: list(self._cache.runs()), lambda run: run.id)
+            self._writes.flush()
+            parents = self._parents()
+            return BackendSource[RunRecord, Run](
                 self._backend,
                 "runs",
-                self._runs_of,
-                experiment=self._build.experiment,
+                parents.runs_of,
+                experiment=parents.experiment_of,
                 complete=self._runs.complete,
             )
+
         if isinstance(query, str) and experiment_id is not None:
             plan = self.plan(query, sorting, "runs")
             searches = tuple(replace(search, experiments=(experiment_id,)) for search in plan.searches)
-            return Results(replace(plan, searches=searches), source, wrap)
-        narrowed = _narrowed(query, {"exp.id": experiment_id})
-        return Results(self.plan(narrowed, sorting, "runs"), source, wrap)
-
-    def models(self, query: Query, sorting: Any, wrap: Callable[[Model], T]) -> Results[T]:
-        """Search registered models."""
-        source: PageSource[Any, Model]
-        if self._cached is not None:
-            source = ListSource(lambda: list(self._cache.models()), lambda model: model.name)
+            plan = replace(plan, searches=searches)
         else:
-            source = BackendSource[ModelRecord, Model](
+            plan = self.plan(_narrowed(query, {"exp.id": experiment_id}), sorting, "runs")
+        return Results(plan, source, wrap, limit)
+
+    def models(
+        self, query: Query, sorting: Any, wrap: Callable[[Model], T], limit: int | None = None
+    ) -> Results[T]:
+        """Search registered models."""
+
+        def source() -> PageSource[Any, Model]:
+            if self._cached is not None:
+                return ListSource(lambda: list(self._cache.models()), lambda model: model.name)
+            return BackendSource[ModelRecord, Model](
                 self._backend, "models", lambda records: [self._build.model(r) for r in records]
             )
-        return Results(self.plan(query, sorting, "models"), source, wrap)
+
+        return Results(self.plan(query, sorting, "models"), source, wrap, limit)
 
     def versions(
         self,
@@ -127,15 +146,24 @@ class SearchService:
         wrap: Callable[[ModelVersion], T],
         name: str | None = None,
         run_id: str | None = None,
+        limit: int | None = None,
     ) -> Results[T]:
         """Search model versions, of one model or one run if given."""
-        source: PageSource[Any, ModelVersion]
-        if self._cached is not None:
-            source = ListSource(lambda: list(self._cache.versions()), version_key)
-        else:
-            source = BackendSource[VersionRecord, ModelVersion](self._backend, "versions", self._versions_of)
+
+        def source() -> PageSource[Any, ModelVersion]:
+            if self._cached is not None:
+                return ListSource(lambda: list(self._cache.versions()), version_key)
+            self._writes.flush()  # a query may ask for what was logged to a version's run
+            parents = self._parents()
+            return BackendSource[VersionRecord, ModelVersion](
+                self._backend,
+                "versions",
+                lambda records: self._versions_of(records, parents),
+                complete=self._complete_version,
+            )
+
         narrowed = _narrowed(query, {"model.name": name, "run.id": run_id})
-        return Results(self.plan(narrowed, sorting, "versions"), source, wrap)
+        return Results(self.plan(narrowed, sorting, "versions"), source, wrap, limit)
 
     @property
     def _cache(self) -> MetadataCache:
@@ -143,13 +171,18 @@ class SearchService:
             raise CacheError("this API is not offline, so that its cache is not what is searched")
         return self._cached.cache
 
-    def _runs_of(self, records: Sequence[RunRecord]) -> list[Run]:
-        return [self._build.run(r, self._experiments.known(r.experiment_id), whole=False) for r in records]
+    def _parents(self) -> Parents:
+        return Parents(self._backend, self._build, self._experiments)
 
-    def _versions_of(self, records: Sequence[VersionRecord]) -> list[ModelVersion]:
-        models = {r.name: self._models.fetch(r.name) for r in {r.name: r for r in records}.values()}
-        runs = {run_id: self._models.run_of(run_id) for run_id in {r.run_id for r in records if r.run_id}}
-        return [self._models.entity(r, models[r.name], runs.get(r.run_id)) for r in records]
+    def _versions_of(self, records: Sequence[VersionRecord], parents: Parents) -> list[ModelVersion]:
+        models = parents.models(r.name for r in records)
+        runs = parents.runs(r.run_id for r in records if r.run_id)
+        return [self._models.joined(r, models[r.name], runs.get(r.run_id)) for r in records]
+
+    def _complete_version(self, version: ModelVersion) -> ModelVersion:
+        if version.run is not None:
+            self._runs.complete(version.run)
+        return version
 
 
 def _narrowed(query: Query, fields: Mapping[str, str | None]) -> Query:
