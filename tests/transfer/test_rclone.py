@@ -24,6 +24,8 @@ from withrun.errors import (
     WithrunError,
 )
 from withrun.transfer import FileTransfer, ObjMeta
+from withrun.transfer.progress import Bar
+from withrun.transfer.rclone import LARGE, Rclone
 from withrun.transfer.rclone_process import Launcher, quoted
 
 ft = FileTransfer(prog_bar=False)
@@ -77,6 +79,51 @@ def test_large_files_go_in_parts(bucket: str, tmp_path: Path) -> None:
     ft.pull(f"{bucket}/alone", tmp_path / "alone")
     assert contents(tmp_path / "pulled") == contents(tmp_path / "d")
     assert (tmp_path / "alone").read_bytes() == (tmp_path / "d" / "large").read_bytes()
+
+
+def test_a_large_file_among_small_ones(
+    bucket: str, s3_server: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file that is streamed and pulled in ranges, and those beside it, arrive whole."""
+    caplog.set_level(logging.DEBUG)
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / 'large $(id) "ü').write_bytes(os.urandom(LARGE + 1))
+    (source / "below").write_bytes(os.urandom(LARGE - 1))
+    (source / "small").write_text("x")
+    ft.push(source, f"{bucket}/m")
+    ft.push(source / "sub" / 'large $(id) "ü', f"{bucket}/alone")
+    assert "takes over" not in caplog.text
+    assert contents(s3_server.root / bucket.removeprefix("s3://") / "m") == contents(source)
+    ft.pull(f"{bucket}/m", tmp_path / "pulled")
+    ft.pull(f"{bucket}/alone", tmp_path / "alone")
+    assert contents(tmp_path / "pulled") == contents(source)
+    assert (tmp_path / "alone").read_bytes() == (source / "sub" / 'large $(id) "ü').read_bytes()
+
+
+def test_a_streamed_file_that_changes(bucket: str, tmp_path: Path) -> None:
+    """A large file that turns out longer or shorter than it was said to be is published as it is, or not."""
+    file = tmp_path / "f"
+    file.write_bytes(os.urandom(LARGE))
+    for said in (LARGE - 1000, LARGE + 1000):
+        with Bar("", enabled=False) as bar:
+            Rclone({})._stream(str(file), f"{bucket}/{said}", said, bar)
+        ft.pull(f"{bucket}/{said}", tmp_path / str(said))
+        assert (tmp_path / str(said)).read_bytes() == file.read_bytes()
+
+
+def test_a_pull_of_a_large_file_that_was_cut_off(bucket: str, tmp_path: Path) -> None:
+    """A file of the right size with a hole, as a killed pull leaves it, is not taken as complete."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "large").write_bytes(os.urandom(LARGE))
+    ft.push(tmp_path / "d", f"{bucket}/d")
+    for url, target in ((f"{bucket}/d", tmp_path / "p"), (f"{bucket}/d/large", tmp_path / "p" / "large")):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        with (tmp_path / "p" / "large").open("wb") as file:
+            file.write(b"x" * 1000)
+            file.truncate(LARGE)
+        ft.pull(url, target)
+        assert contents(tmp_path / "p") == contents(tmp_path / "d")
 
 
 def test_listing(bucket: str, folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ checked before anything is written, and what was pulled is compared with the lis
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,11 +32,14 @@ class CloudTool(Protocol):
     def has_empty_folders(self, url: str) -> bool:
         """Whether nothing in a listing means a folder with nothing in it; else there is no such folder."""
 
-    def copyto(self, source: str, target: str, bar: Bar) -> None:
-        """Copy a file to exactly `target`, or a folder's content into `target`."""
+    def copyto(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
+        """Copy a file to exactly `target`, or a folder's content into `target`.
 
-    def sync(self, source: str, target: str, bar: Bar) -> None:
-        """Make the folder `target` what the folder `source` is."""
+        `sizes` has the bytes of every file below `source` by relative path; by `""` if it is the file itself.
+        """
+
+    def sync(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
+        """Make the folder `target` what the folder `source` is; `sizes` as for `copyto`."""
 
 
 def push(tool: CloudTool, source: Path, url: str, bar: Bar) -> None:
@@ -48,7 +52,7 @@ def push(tool: CloudTool, source: Path, url: str, bar: Bar) -> None:
             "Give the file a path below it."
         )
     if tree.files:
-        tool.copyto(str(source.absolute()), url, bar)
+        tool.copyto(str(source.absolute()), url, bar, {file.relative: file.size for file in tree.files})
 
 
 def pull(tool: CloudTool, url: str, target: Path, bar: Bar) -> None:
@@ -60,7 +64,7 @@ def pull(tool: CloudTool, url: str, target: Path, bar: Bar) -> None:
             bar.total(max(found.Size, 0))
             if target.is_symlink():
                 target.unlink()
-            tool.copyto(url, str(target.absolute()), bar)
+            tool.copyto(url, str(target.absolute()), bar, {"": found.Size})
             _check_arrived({target: found.Size}, url)
             return
         target.mkdir(parents=True, exist_ok=True)
@@ -69,10 +73,11 @@ def pull(tool: CloudTool, url: str, target: Path, bar: Bar) -> None:
         if isinstance(error, ArtifactNotFound):
             raise
         raise TransferError(f"Can't write to {str(target)!r}: {error.strerror}.") from error
-    bar.total(sum(max(meta.Size, 0) for meta in found if not meta.IsDir))
+    sizes = {meta.Path: meta.Size for meta in found if not meta.IsDir}
+    bar.total(sum(max(size, 0) for size in sizes.values()))
     if found:
-        tool.sync(url, str(target.absolute()), bar)
-    _check_arrived({target / meta.Path: meta.Size for meta in found if not meta.IsDir}, url)
+        tool.sync(url, str(target.absolute()), bar, sizes)
+    _check_arrived({target / path: size for path, size in sizes.items()}, url)
 
 
 def ls(tool: CloudTool, url: str, *, recursive: bool) -> list[ObjMeta] | ObjMeta:

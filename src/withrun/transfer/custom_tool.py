@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from withrun.errors import ArtifactNotFound, InvalidArgument, MissingDependency, TransferError, WithrunError
@@ -96,11 +96,11 @@ class CustomTool:
         """A tool that finds nothing is taken to mean that nothing is there."""
         return False
 
-    def copyto(self, source: str, target: str, bar: Bar) -> None:
+    def copyto(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
         """Call the tool's `copyto`."""
         self._call("copyto", source, target, show_progress=self._show_progress)
 
-    def sync(self, source: str, target: str, bar: Bar) -> None:
+    def sync(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
         """Call the tool's `sync`."""
         self._call("sync", source, target, show_progress=self._show_progress)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,19 @@ from withrun.transfer.rclone_process import Launcher, find_binary, quoted, rclon
 from withrun.transfer.remotes import Remote, build_remote, configured_remote
 from withrun.transfer.urls import local_path, redact
 
-__all__ = ["Rclone"]
+__all__ = ["LARGE", "Rclone"]
+
+_log = logging.getLogger("withrun.transfer.rclone")
+
+LARGE = 64 << 20
+"""Bytes from which a file goes its own way, because hashing it in a further reading takes too long.
+
+To S3 it is streamed in one request, complete or refused by its length. Downwards it comes in parallel ranges
+and is checked by its size. Smaller ones are hashed both ways.
+"""
+
+ONE_REQUEST = 512 << 20
+"""Bytes up to which an upload to S3 is one request, see `remotes`."""
 
 _SECRET_VARIABLES = (
     "AWS_SECRET_ACCESS_KEY",
@@ -59,20 +73,69 @@ class Rclone:
         """True for what is known to have folders: SFTP, WebDAV and their kin."""
         return not self._remote(url).buckets
 
-    def copyto(self, source: str, target: str, bar: Bar) -> None:
-        """Upload or download with `rclone copyto`."""
+    def copyto(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
+        """Upload or download with `rclone copyto`; a large file to S3 with `rclone rcat`."""
         if local_path(target) is not None:
-            self._transfer("copyto", source, target, _PULL_FLAGS, bar)
+            is_large = sizes.get("", 0) >= LARGE
+            self._transfer("copyto", source, target, _PULL_LARGE if is_large else _PULL_FLAGS, bar)
             return
+        flags = self._push_flags(target)
+        alone = self._streamed(target, sizes)
+        if alone is not None:
+            below = f"/{alone}" if alone else ""
+            self._stream(source + below, target.rstrip("/") + below, sizes[alone], bar)
+            if len(sizes) == 1:
+                return
+            flags.append(f"--max-size={LARGE - 1}B")
         if Path(source).is_dir():
             # The slash says "folder". Without it rclone looks whether a file lies there: that takes a request
             # and, on S3, a right that who may write need not have.
             target = target.rstrip("/") + "/"
-        self._transfer("copyto", source, target, self._push_flags(target), bar)
+        self._transfer("copyto", source, target, flags, bar)
 
-    def sync(self, source: str, target: str, bar: Bar) -> None:
-        """Download with `rclone sync`."""
+    def sync(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
+        """Download with `rclone sync`, after `rclone copy` of the large files, which are not hashed."""
+        if any(size >= LARGE for size in sizes.values()):
+            # `sync` finds them there, with their sizes and times, and passes over them.
+            flags = [*_PULL_LARGE, f"--min-size={LARGE}B"]
+            self._transfer("copy", source, target, flags, bar, arguments_of="sync")
         self._transfer("sync", source, target, _PULL_FLAGS, bar)
+
+    def _streamed(self, url: str, sizes: Mapping[str, int]) -> str | None:
+        """The one file that is to be streamed, if there is one.
+
+        Several large files are hashed in parallel, and the user's arguments and remotes are `copyto`'s.
+        """
+        if self._remote(url).options.get("type") != "s3" or self._extra("copyto"):
+            return None
+        large = [relative for relative, size in sizes.items() if size >= LARGE]
+        return large[0] if len(large) == 1 and sizes[large[0]] <= ONE_REQUEST else None
+
+    def _stream(self, source: str, url: str, size: int, bar: Bar) -> None:
+        """Upload a file as the body of one request of exactly its size; what goes wrong is left to `copyto`.
+
+        `copyto` would first read the whole file to send its MD5, and hash it again while sending.
+        """
+        remote = self._remote(url)
+        paths = (to_rclone(remote.path),)
+        before = bar.done
+        with (
+            open(source, "rb") as stream,  # noqa: PTH123 - the path is a string all the way to rclone
+            Launcher(self._binary, self._child_env(remote), paths, stdin=stream) as launcher,
+        ):
+            arguments = " ".join([f"--size={size}", "--buffer-size=64M", *remote_flags(remote), *_LOG_FLAGS])
+            process, _ = rclone_module(launcher).utils.rclone_progress(
+                f'rclone rcat "{quoted(paths[0])}" {arguments}',
+                "",
+                show_progress=False,
+                listener=lambda update: bar.set(before + int(update["sent"])),
+            )
+            if process.wait() == 0:
+                return
+        # rcat can't repeat what it has read. copyto can, and if that fails too, its words make the error.
+        _log.debug("streaming %r failed, rclone copyto takes over", source)
+        bar.set(before)
+        self._transfer("copyto", source, url, self._push_flags(url), bar)
 
     def _push_flags(self, url: str) -> list[str]:
         flags = [*_COMMON_FLAGS, "--copy-links"]
@@ -90,15 +153,26 @@ class Rclone:
         with Launcher(self._binary, self._child_env(remote), paths) as launcher:
             return self._call(launcher, "ls", f"list {redact(url)!r}", url, remote, paths, args=args)
 
-    def _transfer(self, name: str, source: str, target: str, flags: list[str], bar: Bar) -> None:
+    def _transfer(
+        self,
+        name: str,
+        source: str,
+        target: str,
+        flags: list[str],
+        bar: Bar,
+        *,
+        arguments_of: str | None = None,
+    ) -> None:
         url = source if local_path(source) is None else target
         remote = self._remote(url)
         paths = tuple(to_rclone(remote.path if path is url else path) for path in (source, target))
         verb = f"upload {source!r} to {redact(target)!r}" if url is target else f"download {redact(source)!r}"
-        args = [*remote_flags(remote), *flags, *self._extra(name)]
+        args = [*remote_flags(remote), *flags, *self._extra(arguments_of or name)]
+        before = bar.done
 
         def listen(update: dict[str, Any]) -> None:
-            bar.set(int(update["sent"]), int(update["total"]))
+            # rclone's own total leaves out what lies there already; it knows nothing of other runs.
+            bar.set(before + int(update["sent"]), before + int(update["total"]))
 
         with Launcher(self._binary, self._child_env(remote), paths) as launcher:
             self._call(
@@ -150,9 +224,14 @@ class Rclone:
 _COMMON_FLAGS = ["--retries=2", "--low-level-retries=5", "--transfers=16", "--checkers=16"]
 
 # `--inplace`: a killed download leaves a file of its own name, which the next one replaces, and no other.
-# One stream a file up to 1 GiB: its hash is then checked on the way. After several streams the whole file is
-# read again for it, which took twice as long for 256 MiB.
-_PULL_FLAGS = [*_COMMON_FLAGS, "--inplace", "--use-server-modtime", "--multi-thread-cutoff=1Gi"]
+# One stream a file: its hash is then checked on the way. After several streams the whole file would be read
+# again for it, which takes twice as long as the download of 256 MiB in all.
+_PULL_FLAGS = [*_COMMON_FLAGS, "--inplace", "--use-server-modtime", "--multi-thread-streams=0"]
+
+_PULL_LARGE = [*_PULL_FLAGS[:-1], f"--multi-thread-cutoff={LARGE}B", "--ignore-checksum"]
+
+# What rclone-python's own transfers are given, for its reading of their progress.
+_LOG_FLAGS = ["--stats 0.1s", "--stats-unit bytes", "--use-json-log", "-v"]
 
 
 def remote_flags(remote: Remote) -> list[str]:

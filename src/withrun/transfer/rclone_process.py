@@ -19,7 +19,7 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from withrun.errors import InvalidArgument, MissingDependency, TransferError
 
@@ -73,14 +73,18 @@ class Launcher:
         binary: the rclone to run.
         env: its whole environment.
         paths: the paths it was asked to handle; a command line that names others is not started.
+        stdin: what a transfer reads as its standard input; None for nothing.
     """
 
     PIPE = subprocess.PIPE
 
-    def __init__(self, binary: str, env: Mapping[str, str], paths: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, binary: str, env: Mapping[str, str], paths: tuple[str, ...] = (), stdin: BinaryIO | None = None
+    ) -> None:
         self._binary = binary
         self._env = dict(env)
         self._paths = paths
+        self._stdin: BinaryIO | int = subprocess.DEVNULL if stdin is None else stdin
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Launcher:
@@ -103,7 +107,7 @@ class Launcher:
         self._process = subprocess.Popen(  # noqa: S603 - the argument list is checked
             self._argv(args),
             env=self._env,
-            stdin=subprocess.DEVNULL,
+            stdin=self._stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
