@@ -49,11 +49,16 @@ class Words:
         return f"{'ILIKE' if folded else 'LIKE'} '{re.sub('%+', '%', like)}'"
 
     def _pattern(self, text: str, *, folded: bool = False) -> str:
-        """A LIKE pattern for the text; what can't be said safely, or folds differently, becomes `%`."""
+        """A LIKE pattern for the text; what can't be said safely, or folds differently, becomes `%`.
+
+        It ends before a line break, which file stores, also those behind a server, find at the end alone.
+        """
+        text, line_break, _ = text.partition("\n")
         risky = _RISKY + (_FOLDED_BEYOND_ASCII if folded else "")
         safe = "".join(
             "%" if c in risky or not c.isprintable() or (folded and not c.isascii()) else c for c in text
         )
+        safe += "%" if line_break else ""
         if not self._spans_lines:
             head, wild, _ = safe.partition("%")
             safe = head + wild

@@ -18,9 +18,18 @@ def release(version: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def grammar_of(version: str) -> FilterGrammar:
-    """The filter grammar of an MLflow version; an unknown version is taken for an old one."""
-    return FilterGrammar(name=f"mlflow {version}".strip(), null_checks=release(version) >= _NULL_CHECKS_SINCE)
+def grammar_of(version: str, *, database: bool = True) -> FilterGrammar:
+    """The filter grammar of an MLflow version; an unknown version is taken for an old one.
+
+    Args:
+        version: such as `3.17.2`.
+        database: the store is a database; MLflow's file stores compare with patterns of Python's.
+    """
+    return FilterGrammar(
+        name=f"mlflow {version}{'' if database else ' without a database'}".strip(),
+        null_checks=release(version) >= _NULL_CHECKS_SINCE,
+        like_spans_lines=database,
+    )
 
 
 def logged_model_id(source: str) -> str:

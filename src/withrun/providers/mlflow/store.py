@@ -68,7 +68,7 @@ class StoreBackend:
     @property
     def grammar(self) -> FilterGrammar:
         """What the filter strings of the installed MLflow can say."""
-        return grammar_of(_mlflow_version())
+        return grammar_of(_mlflow_version(), database=self._location.is_database)
 
     def close(self) -> None:
         """Let go of the database; the backend can't be used afterwards."""
