@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from withrun.backend import Backend, DatasetInput, KeyValue
-from withrun.errors import JournalError, NotFound, ServerUnreachable, WithrunError
+from withrun.backend import Backend, DatasetInput
+from withrun.errors import JournalError, ServerUnreachable, WithrunError
 from withrun.journal.creation import PARENT_TAG, RunCreation, ensure_experiment, ensure_model
 from withrun.journal.describe import describe
 from withrun.journal.disk import JournalFull
@@ -29,14 +28,13 @@ from withrun.journal.record import (
     VersionIntent,
 )
 from withrun.journal.refused import Refusal, RefusedFile
-from withrun.journal.retry import Failing, Retry
+from withrun.journal.retry import Retry
+from withrun.journal.sending import RunIsGone, Sender, Values
+from withrun.journal.spool import Spool
 
 __all__ = ["Accounts", "Deliverer"]
 
 logger = logging.getLogger("withrun.journal")
-
-_SUSPICION = 60.0
-"""Seconds of failing answers (500) to one batch, after which it is taken apart: it may be a value's fault."""
 
 OVER = frozenset({"FINISHED", "FAILED", "KILLED"})
 
@@ -70,7 +68,7 @@ class Deliverer:
         self,
         backend: Backend,
         ledger: Ledger,
-        spool: Path,
+        spool: Spool,
         local_ids: LocalIds,
         refused: RefusedFile,
         retry: Retry,
@@ -88,7 +86,7 @@ class Deliverer:
         self._accounts = accounts
         self._publisher = publisher
         self._pool = pool
-        self._sent = 0
+        self._sender = Sender(backend, refused, retry)
 
     def deliver(self, window: Window) -> None:
         """Deliver a window; raises `GaveUp` if the server does not come back in time.
@@ -193,91 +191,15 @@ class Deliverer:
                     self._send_batch(no, run_id, step)
                 else:
                     self._send_call(no, ref, run_id, step)
-            except _RunIsGone as gone:  # noqa: PERF203 - beside a request, no cost
+            except RunIsGone as gone:  # noqa: PERF203 - beside a request, no cost
                 self._set_aside(no, run_id, steps[index:], gone.error, whole_run=True)
                 return
 
     def _send_batch(self, no: int, run_id: str, batch: Batch) -> None:
         if PARENT_TAG in batch.tags:
             batch.tags = self._with_parent(batch.tags)
-        values = _Values(
-            batch.metrics,
-            [KeyValue(key, value) for key, value in batch.params.items()],
-            [KeyValue(key, value) for key, value in batch.tags.items()],
-        )
-        refusals: list[Refusal] = []
-        self._send(run_id, values, refusals)
+        refusals = self._sender.send(run_id, Values.of(batch))
         self._accounts.settle(no, batch.count - len(refusals), refusals)
-
-    def _send(
-        self, run_id: str, values: _Values, refusals: list[Refusal], suspicion: float = _SUSPICION
-    ) -> None:
-        """Send values; of a batch that is refused, or fails for long, halves, down to the bad ones."""
-        before = self._sent
-        reason: BaseException | None
-        try:
-            self._retry.call(lambda: self._log(run_id, values), suspicion=suspicion)
-            self._sent += 1
-            return
-        except Failing as failing:
-            reason = failing.__cause__
-            if len(values) == 1 and self._sent == before:
-                self._insist(run_id, values, refusals)
-                return
-            suspicion = _SUSPICION / 30
-        except WithrunError as error:
-            reason = error
-            if not refusals:
-                self._check_run(run_id, error)
-        if len(values) > 1:
-            for half in values.halves():
-                self._send(run_id, half, refusals, suspicion)
-            return
-        self._refuse(run_id, values, reason, refusals)
-
-    def _insist(self, run_id: str, values: _Values, refusals: list[Refusal]) -> None:
-        """Send a value while nothing else gets through: more likely the server's fault than the value's."""
-        while True:
-            try:
-                self._retry.call(lambda: self._log(run_id, values), suspicion=10 * _SUSPICION)
-                self._sent += 1
-                return
-            except Failing as failing:  # noqa: PERF203 - beside a request, no cost
-                if self._readable(run_id):
-                    self._refuse(run_id, values, failing.__cause__, refusals)
-                    return
-
-    def _refuse(
-        self, run_id: str, values: _Values, reason: BaseException | None, refusals: list[Refusal]
-    ) -> None:
-        refusal = Refusal(run_id, describe(values.only), str(reason), values.only)
-        self._refused.add([refusal])
-        refusals.append(refusal)
-
-    def _log(self, run_id: str, values: _Values) -> None:
-        self._backend.log_batch(
-            run_id, metrics=tuple(values.metrics), params=tuple(values.params), tags=tuple(values.tags)
-        )
-
-    def _readable(self, run_id: str) -> bool:
-        """Whether the store answers for this run."""
-        try:
-            with self._retry.gate:
-                self._backend.get_run(run_id)
-        except WithrunError:
-            return False
-        return True
-
-    def _check_run(self, run_id: str, error: WithrunError) -> None:
-        """Raise `_RunIsGone` if the whole run can't be written to: its values are not tried one by one."""
-        try:
-            run = self._retry.call(lambda: self._backend.get_run(run_id))
-        except NotFound as missing:
-            raise _RunIsGone(missing) from error
-        except WithrunError:
-            return
-        if run.lifecycle_stage != "active":
-            raise _RunIsGone(error) from error
 
     def _send_call(self, no: int, ref: RunRef, run_id: str, call: Call) -> None:
         try:
@@ -285,7 +207,7 @@ class Deliverer:
             self._retry.call(lambda: self._do(ref, run_id, call), gated=not published)
         except WithrunError as error:
             if call.kind in (Kind.DELETE_TAG, Kind.STATUS, Kind.INPUTS):
-                self._check_run(run_id, error)
+                self._sender.check_run(run_id, error)
             elif self._publisher is None:
                 raise
             self._set_aside(no, run_id, [call], error)
@@ -310,18 +232,20 @@ class Deliverer:
         publisher = self._publisher
         if publisher is None:
             raise JournalError(
-                f"journal {self._spool.parent} holds artifacts to publish, but no publisher was given"
+                f"journal {self._spool.folder.parent} holds artifacts to publish, but no publisher was given"
             )
         if call.kind == Kind.ARTIFACT:
             artifact = msgspec.convert(call.record[3], ArtifactIntent)
-            publisher.publish_artifact(artifact, self._spool / artifact.spooled, run_id)
+            publisher.publish_artifact(artifact, self._spool.source(artifact.spooled), run_id)
+            self._spool.published(artifact.spooled)
             return
         version = msgspec.convert(call.record[3], VersionIntent)
-        source = self._spool / version.spooled if version.spooled else None
+        source = self._spool.source(version.spooled) if version.spooled else None
         number = publisher.publish_version(version, source, run_id, self._resolve)
         if version.local_version:
             local = f"{version.model}/{version.local_version}"
             self._note(lambda: self._local_ids.add("version", local, number))
+        self._spool.published(version.spooled)
 
     def _set_aside(
         self,
@@ -335,8 +259,9 @@ class Deliverer:
         """Keep refused steps aside, and count them."""
         refusals: list[Refusal] = []
         for step in steps:
-            values: list[Any] = [step.record] if isinstance(step, Call) else _all_values(step)
-            refusals += [Refusal(run_id, describe(value), str(error), value) for value in values]
+            values: list[Any] = [step.record] if isinstance(step, Call) else Values.of(step).records()
+            kept = self._kept(step) if isinstance(step, Call) else ""
+            refusals += [Refusal(run_id, describe(value), f"{error}{kept}", value) for value in values]
         summary = (
             f"run {run_id} can't be written to, {len(refusals)} values were refused: {error}"
             if whole_run
@@ -346,49 +271,12 @@ class Deliverer:
         missing = sum(step.count for step in steps) - len(refusals)
         self._accounts.settle(no, max(missing, 0), refusals)
 
-
-class _RunIsGone(Exception):
-    def __init__(self, error: WithrunError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _Values(msgspec.Struct):
-    """Some of a batch's values."""
-
-    metrics: list[Any]
-    params: list[KeyValue]
-    tags: list[KeyValue]
-
-    def __len__(self) -> int:
-        return len(self.metrics) + len(self.params) + len(self.tags)
-
-    @property
-    def only(self) -> Any:
-        """The one value, as a journal record without its run."""
-        if self.metrics:
-            point = self.metrics[0]
-            return [Kind.METRIC, 0, point.key, point.value, point.timestamp, point.step]
-        kind, pair = (Kind.PARAMS, self.params[0]) if self.params else (Kind.TAGS, self.tags[0])
-        return [kind, 0, 0, {pair.key: pair.value}]
-
-    def halves(self) -> tuple[_Values, _Values]:
-        """Two parts: by kind where there are several, else in the middle."""
-        if self.metrics and (self.params or self.tags):
-            return _Values(self.metrics, [], []), _Values([], self.params, self.tags)
-        if self.params and self.tags:
-            return _Values([], self.params, []), _Values([], [], self.tags)
-        m, p, t = len(self.metrics) // 2, len(self.params) // 2, len(self.tags) // 2
-        first = _Values(self.metrics[:m], self.params[:p], self.tags[:t])
-        return first, _Values(self.metrics[m:], self.params[p:], self.tags[t:])
-
-
-def _all_values(batch: Batch) -> list[Any]:
-    """A batch's values, each as a journal record without its run."""
-    params = [KeyValue(key, value) for key, value in batch.params.items()]
-    tags = [KeyValue(key, value) for key, value in batch.tags.items()]
-    return (
-        [_Values([point], [], []).only for point in batch.metrics]
-        + [_Values([], [param], []).only for param in params]
-        + [_Values([], [], [tag]).only for tag in tags]
-    )
+    def _kept(self, call: Call) -> str:
+        """Move what a refused call was to publish out of the journal, which is to be deleted; say where."""
+        if call.kind not in (Kind.ARTIFACT, Kind.VERSION):
+            return ""
+        shape: type[ArtifactIntent | VersionIntent] = (
+            ArtifactIntent if call.kind == Kind.ARTIFACT else VersionIntent
+        )
+        name = msgspec.convert(call.record[3], shape).spooled
+        return f"; what was to be published is kept in {self._spool.keep(name)}" if name else ""

@@ -14,6 +14,7 @@ from withrun.journal.deliver import Deliverer
 from withrun.journal.folder import JournalFolder
 from withrun.journal.reader import JournalReader
 from withrun.journal.retry import GaveUp, Retry
+from withrun.journal.spool import Spool
 from withrun.journal.writer import Writer
 
 __all__ = ["Drain"]
@@ -44,6 +45,7 @@ class Drain:
         folder: JournalFolder,
         writer: Writer,
         deliverer: Deliverer,
+        spool: Spool,
         retry: Retry,
         backend: Backend,
         on_window: Callable[[], None],
@@ -54,6 +56,7 @@ class Drain:
         self._folder = folder
         self._writer = writer
         self._deliverer = deliverer
+        self._spool = spool
         self._retry = retry
         self._backend = backend
         self._on_window = on_window
@@ -136,6 +139,7 @@ class Drain:
             self._retry.call(lambda: settle_intents(self._backend, self._folder.ledger, abandoned=False))
         self._folder.acknowledged.move(window.end)
         self._folder.delete_segments(window.end.segment)
+        self._spool.sweep()
         self.done = window.end
         self._on_window()
         return True

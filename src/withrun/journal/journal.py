@@ -10,10 +10,8 @@ import contextlib
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +22,10 @@ from withrun.errors import JournalError, ServerUnreachable, WithrunError
 from withrun.journal.creation import OWNER_TAG, RunCreation
 from withrun.journal.deliver import Deliverer
 from withrun.journal.disk import JournalFull
-from withrun.journal.drain import Drain
-from withrun.journal.folder import JournalFolder, store_folder_of
+from withrun.journal.folder import store_folder_of
 from withrun.journal.gate import Gate, was_forked_in_a_call
 from withrun.journal.ledger import Ledger
+from withrun.journal.live import Live, kept_path, refused_path
 from withrun.journal.local_ids import LocalIds
 from withrun.journal.pack import RunRef, Window
 from withrun.journal.pool import Pool
@@ -36,11 +34,10 @@ from withrun.journal.record import HEADER, ExperimentIntent, Kind, ModelIntent, 
 from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.run_log import RunLog, now_ms
-from withrun.journal.segment import segment_path
-from withrun.journal.syncer import Syncer
-from withrun.journal.writer import Writer
+from withrun.journal.spool import Spool
+from withrun.journal.waiting import Progress
 
-__all__ = ["Durability", "Journal", "refused_path"]
+__all__ = ["Durability", "Journal"]
 
 logger = logging.getLogger("withrun.journal")
 
@@ -54,33 +51,14 @@ _DIRECT_PATIENCE = 10.0
 """Seconds that a call waits for the server when the disk is full."""
 
 
-def refused_path(store_folder: Path, journal_id: str) -> Path:
-    """Where a journal's refused records are kept."""
-    return store_folder / "refused" / f"{journal_id}.jsonl"
-
-
-@dataclass
-class _Live:
-    """What is open once there was a record."""
-
-    folder: JournalFolder
-    writer: Writer
-    refused: RefusedFile
-    drain: Drain | None = None
-    deliverer: Deliverer | None = None
-    pool: Pool | None = None
-    syncer: Syncer | None = None
-
-
 class Journal:
     """The journal of this process for one store; safe from any thread, and usable on after a fork.
 
     Args:
         journal_dir: holds the journals of all stores.
         store_uri: the store, normalised and without credentials.
-        connect: makes the backend that the drain uses, at the first record; None: nothing is delivered by
-        this process
-            (offline), `recover` or another process does it later.
+        connect: makes the backend that the drain uses, at the first record; closed with the journal. None:
+            nothing is delivered by this process (offline), `recover` or another process does it later.
         publisher: publishes artifacts and model versions.
         durability: see `Durability`.
         threads: runs delivered side by side; 1 for stores that take one writer (sqlite).
@@ -117,7 +95,7 @@ class Journal:
         self._by_no: dict[int, RunLog] = {}
         self._itself = RunLog(self, 0, "")
         self._closed = False
-        self._live: _Live | None = None
+        self._live: Live | None = None
         self._start_over()
         _journals.add(self)
 
@@ -127,12 +105,10 @@ class Journal:
     def _start_over(self) -> None:
         """What a forked child must have of its own."""
         self._lock = threading.RLock()
-        self._changed = threading.Condition()
+        self._progress = Progress()
         self._stop = threading.Event()
         self._kick = threading.Event()
         self._gate = Gate()
-        self._progress = 0
-        self._progress_at = time.monotonic()
 
     # --- runs ---
     @property
@@ -227,7 +203,7 @@ class Journal:
         live.folder.ledger.own(intent.uid, intent.start_time)
         return log
 
-    def _owned(self, intent: RunIntent, live: _Live) -> RunIntent:
+    def _owned(self, intent: RunIntent, live: Live) -> RunIntent:
         return msgspec.structs.replace(intent, tags={**intent.tags, OWNER_TAG: live.folder.id})
 
     def _unreachable(
@@ -287,14 +263,14 @@ class Journal:
             return
         window = Window()
         window.add([framed[HEADER.size :]], {log.no: RunRef(log.run_id, log.uid)})
+        retry = Retry(stop=self._stop, kick=threading.Event(), gate=self._gate, patience=_DIRECT_PATIENCE)
         live = self._live
-        deliverer = self._deliverer(
-            live.folder.ledger if live else Ledger(None),
-            live.folder.spool if live else self.store_folder,
-            live.refused if live else RefusedFile(refused_path(self.store_folder, "direct")),
-            Retry(stop=self._stop, kick=threading.Event(), gate=self._gate, patience=_DIRECT_PATIENCE),
-            None,
-        )
+        if live is not None:
+            deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, None)
+        else:
+            spool = Spool(self.store_folder, kept_path(self.store_folder, "direct"))
+            refused = RefusedFile(refused_path(self.store_folder, "direct"))
+            deliverer = self._deliverer(Ledger(None), spool, refused, retry, None)
         with self._lock:
             self._by_no[log.no] = log
         try:
@@ -332,34 +308,8 @@ class Journal:
         return self._wait(lambda: drain is not None and drain.done >= position, exit_timeout, timeout)
 
     def _wait(self, settled: Callable[[], bool], exit_timeout: float | None, timeout: float | None) -> bool:
-        if settled():
-            return True
         drain = self._live.drain if self._live else None
-        if drain is None:
-            return False
-        started = time.monotonic()
-        with drain.hurry(), self._changed:
-            while not settled():
-                drain.check()
-                now = time.monotonic()
-                still = now - max(self._progress_at, started)
-                if timeout is not None and now - started >= timeout:
-                    return False
-                if exit_timeout is not None and still >= exit_timeout:
-                    return False
-                bounds = [
-                    0.25,
-                    *(
-                        b
-                        for b in (
-                            timeout and timeout - (now - started),
-                            exit_timeout and exit_timeout - still,
-                        )
-                        if b
-                    ),
-                ]
-                self._changed.wait(min(bounds))
-        return True
+        return self._progress.wait(settled, drain, exit_timeout=exit_timeout, timeout=timeout)
 
     @property
     def trouble(self) -> WithrunError | None:
@@ -370,13 +320,13 @@ class Journal:
     # --- accounts, told by the deliverer ---
     def settle(self, no: int, delivered: int, refusals: list[Refusal]) -> None:
         """Count values of a run as delivered or refused."""
-        with self._changed:
+        with self._progress.changed:
             log = self._by_no.get(no)
             if log is not None:
                 log.delivered += delivered
                 log.refused += len(refusals)
                 log.refusals += refusals[: _KEPT_REFUSALS - len(log.refusals)]
-            self._moved()
+            self._progress.moved()
 
     def bound(self, no: int, run_id: str) -> None:
         """A local run has an ID on the server now."""
@@ -386,8 +336,8 @@ class Journal:
 
     def window_done(self) -> None:
         """A window is settled: forget the runs that nobody holds any more and that have nothing pending."""
-        with self._changed:
-            self._moved()
+        with self._progress.changed:
+            self._progress.moved()
         with self._lock:
             for no in list(self._by_no):
                 log = self._by_no[no]
@@ -399,11 +349,6 @@ class Journal:
                     if kept is not None:
                         self._by_no[no] = kept
 
-    def _moved(self) -> None:
-        self._progress += 1
-        self._progress_at = time.monotonic()
-        self._changed.notify_all()
-
     # --- opening and closing ---
     def _connected(self) -> Backend:
         if self._connect is None:
@@ -412,7 +357,7 @@ class Journal:
             self._backend = self._connect()
         return self._backend
 
-    def _open(self) -> _Live:
+    def _open(self) -> Live:
         if self._live is not None:
             return self._live
         with self._lock:
@@ -425,24 +370,13 @@ class Journal:
                     "`api.close()`, or use a new API instance"
                 )
             pid = os.getpid()
-            folder = JournalFolder.create(self.store_folder, self.store_uri)
-            try:
-                live = _Live(
-                    folder,
-                    Writer(folder.path, mapped=self._mapped),
-                    RefusedFile(refused_path(self.store_folder, folder.id)),
-                )
-            except BaseException:
-                folder.delete()
-                raise
+            live = Live.create(self.store_folder, self.store_uri, mapped=self._mapped)
             if os.getpid() != pid:  # forked by a signal handler in the midst of this: it is all the parent's
-                live.writer.seal()
-                live.folder.release()
+                live.leave()
                 return self._open()
             quicker = self._opened()
             if quicker is not None:  # a signal handler logged while we were at it
-                live.writer.seal()
-                folder.delete()
+                live.discard()
                 return quicker
             self._live = live
             if self._when_opened is not None:
@@ -450,32 +384,20 @@ class Journal:
             if self.delivers:
                 self._start_drain(live)
             if self._durability == "power":
-                live.syncer = Syncer(
-                    folder.path, lambda: segment_path(folder.path, live.writer.current.number)
-                )
+                live.start_syncing()
             return live
 
-    def _opened(self) -> _Live | None:
+    def _opened(self) -> Live | None:
         return self._live
 
-    def _start_drain(self, live: _Live) -> None:
+    def _start_drain(self, live: Live) -> None:
         retry = Retry(stop=self._stop, kick=self._kick, gate=self._gate)
         live.pool = Pool(self._threads) if self._threads > 1 else None
-        live.deliverer = self._deliverer(
-            live.folder.ledger, live.folder.spool, live.refused, retry, live.pool
-        )
-        live.drain = Drain(
-            live.folder, live.writer, live.deliverer, retry, self._connected(), self.window_done
-        )
-        try:
-            live.drain.start()
-        except RuntimeError as error:
-            # The interpreter is exiting and takes no more threads: recovery delivers.
-            logger.warning("journal %s will be delivered by the next program: %s", live.folder.path, error)
-            live.drain = None
+        deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, live.pool)
+        live.start_drain(deliverer, retry, self._connected(), self.window_done)
 
     def _deliverer(
-        self, ledger: Ledger, spool: Path, refused: RefusedFile, retry: Retry, pool: Pool | None
+        self, ledger: Ledger, spool: Spool, refused: RefusedFile, retry: Retry, pool: Pool | None
     ) -> Deliverer:
         return Deliverer(
             self._connected(),
@@ -498,33 +420,22 @@ class Journal:
         """
         self._closed = True
         live = self._live
-        if live is None:
-            return True
-        try:
-            settled = self.flush(exit_timeout=exit_timeout)
-        except JournalError as error:
-            logger.error("%s", error)
-            settled = False
-        stopped = live.drain.stop(exit_timeout or 0.0) if live.drain else True
-        position = live.writer.position
-        settled = settled and (live.drain is None or live.drain.done >= position)
-        live.writer.seal()
-        if live.pool is not None:
-            live.pool.close()
-        if live.syncer is not None:
-            live.syncer.stop()
-        self._live = None
-        if settled and stopped and live.drain is not None:
-            live.folder.delete()
-            return True
-        if live.drain is not None:
-            self._warn_kept(live)
-        # With a call still under way the lock stays with it, until the process ends.
-        if stopped:
-            live.folder.release()
-        return False
+        settled = stopped = True
+        if live is not None:
+            try:
+                self.flush(exit_timeout=exit_timeout)
+            except JournalError as error:
+                logger.error("%s", error)
+            settled, stopped = live.close(exit_timeout or 0.0)
+            self._live = None
+            if live.drain is not None and not settled:
+                self._warn_kept(live)
+        if stopped and self._backend is not None:
+            self._backend.close()
+            self._backend = None
+        return settled
 
-    def _warn_kept(self, live: _Live) -> None:
+    def _warn_kept(self, live: Live) -> None:
         pending = sum(log.delivery.pending for log in self._by_no.values())
         why = f" ({live.drain.trouble})" if live.drain and live.drain.trouble else ""
         logger.warning(
@@ -545,8 +456,7 @@ class Journal:
             log.leave_to_parent()
         self._by_no.clear()
         if live is not None:
-            live.writer.seal()
-            live.folder.release()
+            live.leave()
 
 
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()

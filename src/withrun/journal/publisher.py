@@ -14,8 +14,9 @@ __all__ = ["Publisher"]
 class Publisher(Protocol):
     """Publishes what was spooled; called again for the same intent, its methods change nothing more.
 
-    They raise `ServerUnreachable` to be called again later; any other error sets the record aside, with what
-    was spooled.
+    They raise `ServerUnreachable` to be called again until the server is back. `TransferError`, which may be
+    anything, is tried a few times. Any other error sets the record aside at once, and what was spooled is
+    moved beside the refused records. A `FailedToPublishArtifact` counts as the error that caused it.
     """
 
     def publish_artifact(self, intent: ArtifactIntent, source: Path, run_id: str) -> None:

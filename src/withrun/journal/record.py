@@ -84,7 +84,8 @@ class ArtifactIntent(msgspec.Struct, frozen=True, array_like=True):
     """An artifact to be published to a run.
 
     Attributes:
-        spooled: file or folder to publish; a relative path lies in the journal's spool folder.
+        spooled: file or folder to publish; a relative path lies in the journal's spool folder, is this
+            intent's own, and is deleted once published.
         path_in_run: where it goes.
         uid: tells this intent from others.
         options: what the layer above needs to know besides; opaque here.
@@ -102,7 +103,7 @@ class VersionIntent(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         uid: kept as the version's tag `withrun.uid`, so that it is registered once.
         local_version: the version number by which it was known without the server.
-        spooled: file or folder to publish first; empty if the artifact was logged before.
+        spooled: file or folder to publish first, as for an artifact; empty if it was logged before.
     """
 
     uid: str

@@ -6,7 +6,6 @@ Two recoveries at once take turns by the journals' locks; one that is killed lea
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from withrun.journal.creation import OWNER_TAG, settle_intents
 from withrun.journal.deliver import Deliverer
 from withrun.journal.folder import JournalFolder, Origin, store_folder_of
 from withrun.journal.gate import Gate
-from withrun.journal.journal import refused_path
+from withrun.journal.live import kept_path, refused_path
 from withrun.journal.local_ids import LocalIds
 from withrun.journal.pack import Batch, Window
 from withrun.journal.pool import Pool
@@ -28,6 +27,7 @@ from withrun.journal.reader import JournalReader
 from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.segment import SegmentReader, numbers, segment_path
+from withrun.journal.spool import Spool
 
 __all__ = ["Recovered", "Waiting", "recover", "waiting"]
 
@@ -184,12 +184,12 @@ class _Recovery:
         self._local_ids = LocalIds(store_folder)
         self._refused = RefusedFile(refused_path(store_folder, folder.id))
         self._last_at: dict[str, int] = {}
-        self._keep_spool = False
+        self._spool = Spool(folder.spool, kept_path(store_folder, folder.id))
         self._lock = threading.Lock()
         self._deliverer = Deliverer(
             backend,
             folder.ledger,
-            folder.spool,
+            self._spool,
             self._local_ids,
             self._refused,
             retry,
@@ -208,6 +208,7 @@ class _Recovery:
                 self._note_times(window)
                 self._folder.acknowledged.move(window.end)
                 self._folder.delete_segments(window.end.segment)
+                self._spool.sweep()
         finally:
             reader.close()
             self._report.damaged += reader.damaged
@@ -217,7 +218,6 @@ class _Recovery:
             # Runs that started without the server stay known by their local IDs.
             if uid in self._folder.ledger.local:
                 self._local_ids.add("run", uid, run_id)
-        self._keep_refused_spool()
         self._folder.delete()
 
     def _note_times(self, window: Window) -> None:
@@ -252,21 +252,12 @@ class _Recovery:
             logger.warning("run %s was ended FAILED: the process that it belonged to is gone", run_id)
         ledger.done(run)
 
-    def _keep_refused_spool(self) -> None:
-        """What could not be published is moved out of the journal that is about to be deleted."""
-        spool = self._folder.spool
-        if self._keep_spool and spool.is_dir() and any(spool.iterdir()):
-            kept = self._refused.path.with_suffix(".spool")
-            shutil.move(spool, kept)
-            logger.error("artifacts that could not be published are kept in %s", kept)
-
     # --- accounts, told by the deliverer ---
     def settle(self, no: int, delivered: int, refusals: list[Refusal]) -> None:
         """Count values as delivered or refused."""
         with self._lock:
             self._report.delivered += delivered
             self._report.refused += len(refusals)
-            self._keep_spool = self._keep_spool or bool(refusals)
 
     def bound(self, no: int, run_id: str) -> None:
         """Nobody waits for the ID: the process is gone."""

@@ -10,7 +10,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from withrun.errors import ServerError, ServerUnreachable, WithrunError
+from withrun.errors import (
+    FailedToPublishArtifact,
+    ServerError,
+    ServerUnreachable,
+    TransferError,
+    WithrunError,
+)
 from withrun.journal.gate import Gate
 
 __all__ = ["Failing", "GaveUp", "Retry", "is_passing"]
@@ -23,6 +29,10 @@ _FIRST, _LONGEST = 0.2, 15.0
 _CREDENTIALS = frozenset({401, 403, 407})
 _PASSING = frozenset({408, 425, 429})
 """Statuses below 500 that say nothing against the record."""
+
+
+TRANSFER_ATTEMPTS = 7
+"""Attempts to transfer a file, over some ten seconds: whether the failure will pass can't be told from it."""
 
 
 class GaveUp(Exception):
@@ -40,6 +50,7 @@ def is_passing(error: WithrunError, *, renewable: bool = True) -> bool:
         error: what the call raised.
         renewable: credentials that it does not take may be renewed meanwhile.
     """
+    error = _cause(error)
     if isinstance(error, ServerUnreachable):
         return True
     if not isinstance(error, ServerError):
@@ -49,6 +60,12 @@ def is_passing(error: WithrunError, *, renewable: bool = True) -> bool:
     if error.status in _CREDENTIALS:
         return renewable
     return error.status >= 500 and error.status != 501
+
+
+def _cause(error: WithrunError) -> WithrunError:
+    """What made publishing fail, where that is all that an error says."""
+    cause = error.__cause__
+    return cause if isinstance(error, FailedToPublishArtifact) and isinstance(cause, WithrunError) else error
 
 
 class Retry:
@@ -94,6 +111,8 @@ class Retry:
             gated: a fork waits for it; False for what takes long and leaves nothing half done in this
             process.
         """
+        if suspicion is not None and self.patience is not None:
+            suspicion = min(suspicion, self.patience / 2)
         started = time.monotonic()
         attempt = 0
         while True:
@@ -101,10 +120,14 @@ class Retry:
                 with self.gate if gated else contextlib.nullcontext():
                     result = do()
             except WithrunError as error:  # noqa: PERF203 - beside a request, no cost
+                transfer = isinstance(_cause(error), TransferError)
                 if not is_passing(error, renewable=self.renewable):
-                    self._well()
-                    raise
-                waited = time.monotonic() - started
+                    if not transfer:
+                        self._well()
+                    if not transfer or attempt + 1 >= TRANSFER_ATTEMPTS:
+                        raise
+                # Transfers are bounded by themselves: one that never works must not hold up a recovery.
+                waited = 0.0 if transfer else time.monotonic() - started
                 failed = isinstance(error, ServerError) and error.status == 500
                 if suspicion is not None and failed and attempt and waited >= suspicion:
                     raise Failing from error
@@ -118,13 +141,13 @@ class Retry:
         self.successes += 1
         if self.trouble is not None:
             self.trouble = None
-            logger.info("the server takes records again")
+            logger.info("delivery goes on")
 
     def _pause(self, error: WithrunError, attempt: int, waited: float) -> None:
         self.retries += 1
         if self.trouble is None:
             log = logger.warning if self.patience is None else logger.info
-            log("the server can't be written to just now; records are kept and sent later: %s", error)
+            log("delivery is held up just now; records are kept and sent later: %s", error)
         self.trouble = error
         asked = getattr(error, "retry_after", None) or 0.0
         pause = min(_LONGEST, _FIRST * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0)  # noqa: S311

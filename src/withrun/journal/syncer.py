@@ -6,8 +6,10 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
+
+from withrun.journal.segment import numbers, segment_path
 
 __all__ = ["Syncer"]
 
@@ -20,11 +22,11 @@ INTERVAL = 1.0
 class Syncer:
     """A thread that syncs the journal; syncing takes milliseconds, which appending must not wait for."""
 
-    def __init__(self, folder: Path, current: Callable[[], Path]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._current = current
         self._stop = threading.Event()
-        self._last: Path | None = None
+        self._newest = 0
+        self._before = 0
         self._thread = threading.Thread(target=self._run, name="withrun-sync", daemon=True)
         self._thread.start()
 
@@ -33,17 +35,30 @@ class Syncer:
             self.sync()
 
     def sync(self) -> None:
-        """Force what was journaled to the disk: this segment, the one before it, the ledger, the folder."""
-        current = self._current()
-        fresh = current != self._last
-        paths = [self._last] if self._last and fresh else []
+        """Force to the disk what was journaled since the last time: segments, ledger, spool, folder."""
+        started = time.time_ns()
+        # The newest of last time among them: it was written to after that.
+        found = [number for number in numbers(self._folder) if number >= self._newest]
         try:
-            for path in [*paths, current, self._folder / "runs.log", *([self._folder] if fresh else [])]:
-                with contextlib.suppress(FileNotFoundError):  # delivered and deleted meanwhile
-                    _sync(path)
+            self._sync([segment_path(self._folder, number) for number in found])
+            # What was spooled has to be there before the disk may hold a record that speaks of it; a second
+            # is what either may take.
+            self._sync(self._spooled())
+            self._sync([self._folder / "runs.log", *([self._folder] if found[-1:] != [self._newest] else [])])
         except OSError as error:
             logger.error("the journal %s can't be synced to the disk: %s", self._folder, error)
-        self._last = current
+            return
+        self._newest, self._before = max([self._newest, *found]), started
+
+    def _spooled(self) -> list[Path]:
+        spool = self._folder / "spool"
+        every = [spool, *spool.rglob("*")] if spool.is_dir() else []
+        return [path for path in every if path.lstat().st_ctime_ns >= self._before and not path.is_symlink()]
+
+    def _sync(self, paths: list[Path]) -> None:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # delivered and deleted meanwhile
+                _sync(path)
 
     def stop(self) -> None:
         """Sync once more and end the thread."""

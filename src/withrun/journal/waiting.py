@@ -1,0 +1,69 @@
+"""Waiting for delivery: progress is told by those who deliver, and waited for by those who log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from withrun.journal.drain import Drain
+
+__all__ = ["Progress"]
+
+_CHECK = 0.25
+"""Seconds between looks at whether the drain is still alive."""
+
+
+class Progress:
+    """How delivery moves on.
+
+    Attributes:
+        changed: guards what is told and waited for.
+    """
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self._moved_at = time.monotonic()
+
+    def moved(self) -> None:
+        """Tell those who wait; to be called with `changed` held."""
+        self._moved_at = time.monotonic()
+        self.changed.notify_all()
+
+    def wait(
+        self,
+        settled: Callable[[], bool],
+        drain: Drain | None,
+        *,
+        exit_timeout: float | None,
+        timeout: float | None,
+    ) -> bool:
+        """Wait until `settled`; tells whether it is.
+
+        Args:
+            settled: what is waited for.
+            drain: the one that delivers; None: nobody does.
+            exit_timeout: give up after so many seconds without progress; None: never.
+            timeout: give up after so many seconds in any case; None: never.
+
+        Raises:
+            JournalError: the drain has died.
+        """
+        if settled():
+            return True
+        if drain is None:
+            return False
+        started = time.monotonic()
+        with drain.hurry(), self.changed:
+            while not settled():
+                drain.check()
+                now = time.monotonic()
+                left = _CHECK
+                if timeout is not None:
+                    left = min(left, started + timeout - now)
+                if exit_timeout is not None:
+                    left = min(left, max(self._moved_at, started) + exit_timeout - now)
+                if left <= 0:
+                    return False
+                self.changed.wait(left)
+        return True
