@@ -16,7 +16,7 @@ from withrun.transfer.rclone_errors import translate
 from withrun.transfer.rclone_names import from_rclone, to_rclone
 from withrun.transfer.rclone_process import Launcher, find_binary, quoted, rclone_module, user_config_file
 from withrun.transfer.remotes import Remote, build_remote, configured_remote
-from withrun.transfer.urls import local_path, redact
+from withrun.transfer.urls import local_path, name_of, redact
 
 __all__ = ["LARGE", "Rclone"]
 
@@ -54,20 +54,32 @@ class Rclone:
         self._extra_args = extra_args
         self._binary = find_binary()
         self._env = dict(os.environ)
+        self._files: dict[str, bool] = {}
         config = user_config_file()
         if config:
             self._env["RCLONE_CONFIG"] = config
 
     def entries(self, url: str, *, recursive: bool) -> list[dict[str, Any]]:
-        """List with one call, and without the request a file that reading its metadata would cost."""
-        flags = ["--use-server-modtime", "--no-mimetype"] + (["--recursive"] if recursive else [])
-        found: list[dict[str, Any]] = self._ls(url, flags)
-        return [{**entry, "Name": "", "Path": from_rclone(str(entry.get("Path", "")))} for entry in found]
+        """List a folder with one call, a file with two, and without a request a file for its metadata."""
+        flags = [*_LIST_FLAGS, "--recursive"] if recursive else _LIST_FLAGS
+        if not self._remote(url).buckets:
+            return _named(self._ls(url, flags))
+        # The slash says "folder": else rclone asks for a file first, which some stores hash for their answer.
+        found = _named(self._ls(url.rstrip("/") + "/", flags))
+        self._files[url] = False
+        if not found and name_of(url):
+            stat = self._ls(url, ["--stat", *_LIST_FLAGS])
+            if isinstance(stat, dict) and not stat.get("IsDir"):
+                self._files[url] = True
+                return _named([stat])
+        return found
 
     def is_file(self, url: str) -> bool:
-        """Ask for the object itself."""
-        found = self._ls(url, ["--stat", "--use-server-modtime", "--no-mimetype"])
-        return isinstance(found, dict) and not found.get("IsDir")
+        """Ask for the object itself, where listing it has not told."""
+        if url not in self._files:
+            found = self._ls(url, ["--stat", *_LIST_FLAGS])
+            self._files[url] = isinstance(found, dict) and not found.get("IsDir")
+        return self._files[url]
 
     def has_empty_folders(self, url: str) -> bool:
         """True for what is known to have folders: SFTP, WebDAV and their kin."""
@@ -221,6 +233,8 @@ class Rclone:
         return env
 
 
+_LIST_FLAGS = ["--use-server-modtime", "--no-mimetype"]
+
 _COMMON_FLAGS = ["--retries=2", "--low-level-retries=5", "--transfers=16", "--checkers=16"]
 
 # `--inplace`: a killed download leaves a file of its own name, which the next one replaces, and no other.
@@ -232,6 +246,11 @@ _PULL_LARGE = [*_PULL_FLAGS[:-1], f"--multi-thread-cutoff={LARGE}B", "--ignore-c
 
 # What rclone-python's own transfers are given, for its reading of their progress.
 _LOG_FLAGS = ["--stats 0.1s", "--stats-unit bytes", "--use-json-log", "-v"]
+
+
+def _named(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was listed, with the paths as they are in the store."""
+    return [{**entry, "Name": "", "Path": from_rclone(str(entry.get("Path", "")))} for entry in entries]
 
 
 def remote_flags(remote: Remote) -> list[str]:
