@@ -6,6 +6,7 @@ notebook's cell. All bars of a process share one display, because a terminal has
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 import time
@@ -119,13 +120,12 @@ _display = _Display()
 
 def _new_progress() -> Progress:
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
     from rich.text import Text
 
     class Title(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(escape(task.description))
+            return Text(task.description)
 
     return Progress(
         Title(),
@@ -138,8 +138,11 @@ def _new_progress() -> Progress:
 
 
 def shown_somewhere() -> bool:
-    """Whether there is a place for a bar: stderr is a terminal, or this is a notebook."""
-    return in_notebook() or bool(sys.stderr and sys.stderr.isatty())
+    """Whether there is a place for a bar: stderr is a terminal, or this is a notebook that has widgets."""
+    if in_notebook():
+        # Without ipywidgets rich prints a warning and a frame of HTML in place of a bar.
+        return importlib.util.find_spec("ipywidgets") is not None
+    return bool(sys.stderr and sys.stderr.isatty())
 
 
 def in_notebook() -> bool:
