@@ -18,7 +18,7 @@ from rich.table import Table
 
 from tests.servers import clean_env
 
-SCALES = {"s": 1.0, "ms": 1e3, "us": 1e6, "modules": 1.0, "MiB": 1.0}
+SCALES = {"s": 1.0, "ms": 1e3, "us": 1e6, "modules": 1.0, "requests": 1.0, "MiB": 1.0}
 
 
 @dataclass(frozen=True)
