@@ -56,6 +56,8 @@ def test_ways_to_name_a_class(tmp_path: Path) -> None:
         ({"cls": "no_colon"}, "package.module:Class"),
         ({"cls": "no.such.module:Class"}, "no module 'no'"),
         ({"cls": "withrun.providers.generic:Nothing"}, "has no 'Nothing'"),
+        ({"cls": ".relative:Class"}, "package.module:Class"),
+        ({"cls": "withrun.providers.generic.no:Class"}, "no module 'withrun.providers.generic.no'"),
         ({"cls": "pathlib:Path"}, "BaseMlflowApi"),
         ({"cls": dict}, "BaseMlflowApi"),
         ({"cls": BaseMlflowApi}, "BaseMlflowApi"),
@@ -68,6 +70,14 @@ def test_refused(arguments: dict[str, Any], words: str) -> None:
     """What names no plugin, class or field is refused with the nearest name or the way to write it."""
     with pytest.raises(InvalidArgument, match=words):
         withrun.get_api(**arguments)
+
+
+def test_an_error_inside_a_plugin_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What goes wrong in the body of a plugin's module is not mistaken for a class that it lacks."""
+    (tmp_path / "plugin_with_a_fault.py").write_text("import os\nos.no_such_thing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        withrun.get_api(cls="plugin_with_a_fault:Api")
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import withrun
 from withrun.errors import InvalidArgument, MissingDependency, WithrunError
+from withrun.providers.mlflow.store_location import sqlite_uri
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +72,7 @@ def demonstrate(folder: Path) -> None:
     digits = _load_digits()
     database = _prepare(folder) / "mlflow.db"
     console.print(f"Opening the store {database} …", soft_wrap=True)
-    with withrun.get_api(conf={"tracking_uri": f"sqlite:///{database}"}) as api:
+    with withrun.get_api(conf={"tracking_uri": sqlite_uri(database)}) as api:
         parent, version = _search(api, digits, console)
         _show(api, parent, version, console)
     mlflow = "mlflow" if _is_ours(shutil.which("mlflow")) else f"{shlex.quote(sys.executable)} -m mlflow"

@@ -15,7 +15,7 @@ from withrun.context import Frame
 from withrun.contract.types import ModelLike, Source
 from withrun.errors import InvalidArgument, NoActiveRun, RunAlreadyActive
 from withrun.handles import ExpApi, ModelVersionApi, RunApi, lifecycle
-from withrun.plugins import get_api
+from withrun.plugins import default_api
 from withrun.schema import Experiment, RunStatus
 from withrun.services import identify
 from withrun.services.identify import check_types
@@ -74,7 +74,7 @@ def _run(run_id: str | None = None) -> RunApi:
     run = _active()
     if run is None:
         frame = context.session_frame()
-        where = f"of {frame.api!r:.80} " if frame and frame.is_block else ""
+        where = f"of {type(frame.api).__name__} on {frame.api.store_uri} " if frame and frame.is_block else ""
         raise NoActiveRun(
             f"no run {where}is active in this context: start one with `with api.start_run(exp):` or "
             "withrun.start_run(). Threads and executors start without one; "
@@ -87,7 +87,7 @@ def _frame() -> Frame:
     """The session of the context; outside any, a default API is bound to the context."""
     frame = context.session_frame()
     if frame is None:
-        frame = Frame(get_api(), entry=None)
+        frame = Frame(default_api(), entry=None)
         context.push_frame(frame)
     return frame
 

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from withrun.errors import InvalidArgument
@@ -16,7 +17,7 @@ from withrun.errors import InvalidArgument
 if TYPE_CHECKING:
     from withrun.api import BaseMlflowApi
 
-__all__ = ["api_conf_schema", "get_api", "list_api_plugins"]
+__all__ = ["api_conf_schema", "default_api", "get_api", "list_api_plugins", "unpickled_api"]
 
 GROUP = "withrun.api_providers"
 PREFIX = "WITHRUN_CONF_"
@@ -54,6 +55,25 @@ def get_api(
         raise InvalidArgument(f"conf is given as a dict of fields, not as {type(conf).__name__}")
     api_class = _api_class(plugin, cls)
     return api_class.from_conf(_merged(_from_environment(api_class), dict(conf or {})))
+
+
+def unpickled_api(cls: type[BaseMlflowApi], conf: dict[str, Any]) -> BaseMlflowApi:
+    """Make an API of a pickled configuration; its credentials are those of this process's environment."""
+    environment = _from_environment(cls)
+    return cls.from_conf(_merged(environment, cls.conf_from_pickle(conf, environment)))
+
+
+def default_api() -> BaseMlflowApi:
+    """The API that `get_api()` makes, shared by all contexts of this process that use it at a time."""
+    from withrun.api.rebuild import shared
+
+    # All that it is made of: the environment, and the folder that the default store is in.
+    variables = sorted(item for item in os.environ.items() if item[0].startswith(PREFIX))
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:  # the folder was removed: no matter if the store is elsewhere
+        here = ""
+    return shared(f"default {here} {variables}", get_api)
 
 
 def list_api_plugins() -> dict[str, str]:
@@ -106,15 +126,17 @@ def _target(plugin: str) -> str:
 
 def _load(target: str) -> Any:
     module, colon, attribute = target.partition(":")
-    if not colon or not module or not attribute:
+    if not colon or not module or not attribute or module.startswith("."):
         raise InvalidArgument(f"{target!r} names no class; write it as 'package.module:Class'")
     try:
         importlib.import_module(module)
-        return EntryPoint(name=target, value=target, group=GROUP).load()
     except ModuleNotFoundError as exc:
-        if exc.name and module.startswith(exc.name):
+        # Only if it is this module, or a package above it, and not one that it imports.
+        if exc.name and f"{module}.".startswith(f"{exc.name}."):
             raise InvalidArgument(f"{target!r} can't be loaded: there is no module {exc.name!r}") from exc
         raise
+    try:
+        return EntryPoint(name=target, value=target, group=GROUP).load()
     except AttributeError as exc:
         raise InvalidArgument(f"{target!r} can't be loaded: module {module!r} has no {attribute!r}") from exc
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import withrun
-from withrun import BaseMlflowApi, ExpApi
+from withrun import BaseMlflowApi, ExpApi, RunApi
 from withrun.errors import InvalidArgument, NoActiveRun, NotFound, RunAlreadyActive
 
 if TYPE_CHECKING:
@@ -201,19 +201,24 @@ def test_set_experiment(api: BaseMlflowApi, exp: ExpApi) -> None:
 def test_default_session_binds_to_the_context(
     sqlite_uri: str, exp: ExpApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outside any session `set_experiment` and `start_run` bind one default API to this context."""
+    """Outside any session `set_experiment` and `start_run` choose for this context; it shares the default API."""
     monkeypatch.setenv("WITHRUN_CONF_TRACKING_URI", sqlite_uri)
     withrun.set_experiment(experiment_id=exp.id)
     with withrun.start_run() as run:
         assert run.exp == exp
-    apis: list[object] = [run.api]
-    with withrun.start_run() as again:
-        apis.append(again.api)
-    thread = threading.Thread(target=lambda: apis.append(_current_api()))
+    elsewhere: list[RunApi] = []
+
+    def start() -> None:
+        with withrun.start_run() as started:
+            elsewhere.append(started)
+
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    assert apis[0] is apis[1]
-    assert apis[2] is not apis[0]
+    with withrun.start_run() as again:
+        assert again.exp == exp
+    assert elsewhere[0].api is again.api is run.api
+    assert elsewhere[0].exp.id == "0"
 
 
 def test_handles_of_one_run_are_equal(api: BaseMlflowApi, other_api: BaseMlflowApi, exp: ExpApi) -> None:

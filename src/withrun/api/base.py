@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -88,6 +90,7 @@ class BaseMlflowApi(
     _services: Services | None = PrivateAttr(default=None)
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _handles: dict[str, RunApi] = PrivateAttr(default_factory=dict)
+    _closed: bool = PrivateAttr(default=False)
 
     @classmethod
     def from_conf(cls, conf: Mapping[Any, Any]) -> Self:
@@ -101,6 +104,7 @@ class BaseMlflowApi(
             super().__init__(**conf)
         except ValidationError as exc:
             raise InvalidArgument(self._explain(exc)) from None  # the original may hold credentials
+        _instances.add(self)
 
     @abstractmethod
     def _connect(self) -> Backend:
@@ -160,9 +164,15 @@ class BaseMlflowApi(
 
     def close(self) -> None:
         """Flush, and let go of connections. The API can't be used afterwards."""
+        self._closed = True
         if self._services is not None:
             self._services.writes.close()
             self._services.backend.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     def __enter__(self) -> Self:
         return self
@@ -174,17 +184,14 @@ class BaseMlflowApi(
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
         """A copy with other field values, checked as new ones are; it runs its own services."""
-        # A default that was made for this instance (such as the store of the folder it was made in) stays.
-        fields = {
-            name: getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if name in self.model_fields_set or field.default_factory is not None
-        }
-        return type(self)(**{**fields, **(update or {})})
+        return type(self)(**{**self._own_conf(), **(update or {})})
 
     # An instance is itself and no other: contexts, handles and caches tell instances apart.
     __eq__ = object.__eq__
-    __hash__ = object.__hash__
+
+    # A function of our own: pydantic puts a hash of the fields in the place of `object.__hash__`.
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def __copy__(self) -> Self:
         return self.model_copy()
@@ -195,9 +202,23 @@ class BaseMlflowApi(
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return rebuild, (type(self), self._portable_conf())
 
+    def _own_conf(self) -> dict[str, Any]:
+        """The configuration, credentials included, for a copy in this process."""
+        # A default that was made for this instance (such as the store of the folder it was made in) stays.
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name in self.model_fields_set or field.default_factory is not None
+        }
+
     def _portable_conf(self) -> dict[str, Any]:
         """The configuration that was given, less credentials, for a pickle."""
         return {name: getattr(self, name) for name in self.model_fields_set}
+
+    @classmethod
+    def conf_from_pickle(cls, conf: dict[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a pickled configuration is to be merged over the environment's."""
+        return conf
 
     def _assemble(self) -> Services:
         return assemble(
@@ -229,17 +250,48 @@ class BaseMlflowApi(
         for name in (name for name in conf if name not in cls.model_fields):
             if not isinstance(name, str):
                 raise InvalidArgument(f"configuration fields are named by strings, not by {name!r:.100}")
-            near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(cls.model_fields))}"
+            hint = _nearest(name, cls)
             raise InvalidArgument(f"{cls.__name__} has no configuration field {name!r}; {hint}")
 
     @classmethod
     def _explain(cls, error: ValidationError) -> str:
         problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg'].removeprefix('Value error, ')}"
+            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: "
+            f"{cls._problem(e['type'], e['loc'], e['msg'])}"
             for e in error.errors(include_url=False, include_input=False)
         ]
         return f"the configuration of {cls.__name__} is not valid: {'; '.join(problems)}"
+
+    @classmethod
+    def _problem(cls, kind: str, where: tuple[int | str, ...], message: str) -> str:
+        if kind == "extra_forbidden":
+            owner: type[BaseModel] = cls
+            for name in where[:-1]:
+                field = owner.model_fields.get(str(name))
+                annotation = field.annotation if field is not None else None
+                if not isinstance(annotation, type) or not issubclass(annotation, BaseModel):
+                    return message  # not a model's, such as a part of a union
+                owner = annotation
+            return f"there is no such field; {_nearest(str(where[-1]), owner)}"
+        return message.removeprefix("Value error, ")
+
+
+def _nearest(name: str, owner: type[BaseModel]) -> str:
+    """The field that was probably meant, or all that there are."""
+    near = difflib.get_close_matches(name, owner.model_fields, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(owner.model_fields))}"
+
+
+_instances: weakref.WeakSet[BaseMlflowApi] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # A lock that another thread of the parent held would stay held for ever.
+    for api in list(_instances):
+        api._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _OpenSchema(GenerateJsonSchema):

@@ -22,7 +22,7 @@ class ExperimentMethods(Part, ExperimentsContract):
     """What an API does with experiments; documented in the contract."""
 
     def create_exp(self, name: str, tags: Mapping[str, Any] | None = None) -> ExpApi:  # noqa: D102
-        self._need_server("create_exp", "get_or_create_exp works offline")
+        self._need_server("create_exp")
         return ExpApi.of(self._api, self.services.experiments.create(name, tags))
 
     def get_or_create_exp(self, name: str) -> ExpApi:  # noqa: D102

@@ -27,7 +27,7 @@ class ModelMethods(Part, ModelsContract):
     """What an API does with registered models and versions; documented in the contract."""
 
     def create_model(self, name: str, tags: Mapping[str, Any] | None = None) -> ModelApi:  # noqa: D102
-        self._need_server("create_model", "get_or_create_model works offline")
+        self._need_server("create_model")
         return ModelApi.of(self._api, self.services.models.create(name, tags))
 
     def get_or_create_model(self, name: str) -> ModelApi:  # noqa: D102

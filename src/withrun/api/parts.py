@@ -28,11 +28,12 @@ class Part:
     def _api(self) -> BaseMlflowApi:
         return cast("BaseMlflowApi", self)
 
-    def _need_server(self, call: str, instead: str = "") -> None:
+    def _need_server(self, call: str) -> None:
         """Refuse a call that offline nothing can answer."""
         if self.offline_mode:
-            hint = instead or "use an API that is not in offline mode"
-            raise OfflineError(f"{call} needs the server, and this API is offline; {hint}")
+            raise OfflineError(
+                f"{call} needs the server, and this API is offline; use one that is not in offline mode"
+            )
 
     def _page(self, fragment: str) -> str:
         """URL of a page of MLflow's web interface; of a store without one, its URI with that fragment."""

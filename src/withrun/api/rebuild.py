@@ -1,18 +1,20 @@
-"""Unpickling an API: through its own configuration, once per process."""
+"""APIs that this process shares: those unpickled, and the default ones, once per configuration."""
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from withrun.api.base import BaseMlflowApi
 
-__all__ = ["rebuild"]
+__all__ = ["rebuild", "shared"]
 
 _lock = threading.Lock()
-_rebuilt: weakref.WeakValueDictionary[str, BaseMlflowApi] = weakref.WeakValueDictionary()
+_shared: weakref.WeakValueDictionary[str, BaseMlflowApi] = weakref.WeakValueDictionary()
 
 
 def rebuild(cls: type[BaseMlflowApi], conf: dict[str, Any]) -> BaseMlflowApi:
@@ -20,11 +22,25 @@ def rebuild(cls: type[BaseMlflowApi], conf: dict[str, Any]) -> BaseMlflowApi:
 
     Credentials are not in a pickle: they come from the environment of this process, as in `get_api`.
     """
-    from withrun.plugins import get_api  # above this layer: the factory alone reads the environment
+    from withrun.plugins import unpickled_api  # above this layer: the factory alone reads the environment
 
     key = f"{cls.__module__}.{cls.__qualname__} {sorted((k, repr(v)) for k, v in conf.items())}"
+    return shared(key, lambda: unpickled_api(cls, conf))
+
+
+def shared(key: str, make: Callable[[], BaseMlflowApi]) -> BaseMlflowApi:
+    """The API of that key as long as anything holds it and it is not closed, else one that is made."""
     with _lock:
-        api = _rebuilt.get(key)
-        if api is None:
-            api = _rebuilt[key] = get_api(cls=cls, conf=conf)
+        api = _shared.get(key)
+        if api is None or api.is_closed:
+            api = _shared[key] = make()
         return api
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held the lock: nobody would release it here.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from withrun.api import BaseMlflowApi
 from withrun.backend import Backend, FilterGrammar
+from withrun.errors import InvalidArgument
 from withrun.providers.mlflow.default_store import default_tracking_uri
 from withrun.providers.mlflow.pushdown import MlflowPushDown
 from withrun.providers.mlflow.server_url import parse_server_url
@@ -33,7 +34,8 @@ class MlflowApi(BaseMlflowApi):
 
     Attributes:
         tracking_uri: a server's URL, `sqlite:///PATH`, or another store's URI; default: what a bare
-            `mlflow ui` in the current folder would show. Credentials in it are moved to `client_settings`.
+            `mlflow ui` in the current folder would show. Credentials in it are used, and not shown: a
+            server's are moved to `client_settings`.
         healthcheck: ask the server whether it answers when the API is made.
         client_settings: timeouts, retries, headers, credentials and TLS of this instance.
         query_push_down: makes what tells which conditions of a query the store can answer.
@@ -46,6 +48,7 @@ class MlflowApi(BaseMlflowApi):
     query_push_down: Callable[[FilterGrammar], PushDown] = MlflowPushDown
 
     _backend: Backend = PrivateAttr()
+    _full_uri: str = PrivateAttr()  # with a database's credentials, which `tracking_uri` does not show
 
     @model_validator(mode="before")
     @classmethod
@@ -65,7 +68,10 @@ class MlflowApi(BaseMlflowApi):
     def model_post_init(self, context: Any, /) -> None:
         """Choose the backend and the default cache; the backend is asked only if its health is checked."""
         super().model_post_init(context)
+        self._full_uri = self.tracking_uri
         self._backend = self._make_backend()
+        if not _is_embedded(self.tracking_uri):
+            object.__setattr__(self, "tracking_uri", self._backend.store_uri)
         if self.cache_dir is None:
             key = hashlib.sha256(self._backend.store_uri.encode()).hexdigest()[:16]
             object.__setattr__(self, "cache_dir", Path(platformdirs.user_cache_dir("withrun")) / key)
@@ -91,12 +97,41 @@ class MlflowApi(BaseMlflowApi):
     def _push_down(self) -> PushDown:
         return self.query_push_down(self._backend.grammar)
 
+    def _own_conf(self) -> dict[str, Any]:
+        return {**super()._own_conf(), "tracking_uri": self._full_uri}
+
+    @classmethod
+    def conf_from_pickle(cls, conf: dict[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
+        """The pickled configuration, less the URI if it is the environment's own, which has credentials."""
+        uri = environment.get("tracking_uri")
+        if not isinstance(uri, str) or _shown(uri) != conf.get("tracking_uri"):
+            return conf
+        return {name: value for name, value in conf.items() if name != "tracking_uri"}
+
     def _portable_conf(self) -> dict[str, Any]:
         conf = super()._portable_conf()
         conf["tracking_uri"] = self._backend.store_uri
         given = self.client_settings.model_fields_set - _CREDENTIALS
         conf["client_settings"] = {name: getattr(self.client_settings, name) for name in given}
         return conf
+
+
+def _is_embedded(uri: str) -> bool:
+    """Whether the store is a file or folder here, whose URI has no credentials."""
+    scheme = urlsplit(uri).scheme.lower()
+    return scheme in ("", "file") or scheme.partition("+")[0] == "sqlite"
+
+
+def _shown(uri: str) -> str | None:
+    """The name of the store at a URI, as `store_uri` gives it; None if the URI can't be used."""
+    try:
+        if _is_server(uri):
+            return parse_server_url(uri).url
+        from withrun.providers.mlflow.store_location import locate
+
+        return locate(uri).shown
+    except InvalidArgument:
+        return None
 
 
 def _is_server(uri: str) -> bool:

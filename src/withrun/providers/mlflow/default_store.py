@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from withrun.providers.mlflow.store_location import sqlite_uri
+
 __all__ = ["default_tracking_uri"]
 
 
@@ -21,7 +23,7 @@ def default_tracking_uri() -> str:
     )
     if holds_experiments or _uses_folders():
         return folder.as_uri()
-    return f"sqlite:///{here / 'mlflow.db'}"
+    return sqlite_uri(here / "mlflow.db")
 
 
 def _uses_folders() -> bool:

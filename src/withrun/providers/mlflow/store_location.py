@@ -11,7 +11,7 @@ from withrun.errors import InvalidArgument
 
 from .server_url import without_credentials
 
-__all__ = ["StoreLocation", "locate"]
+__all__ = ["StoreLocation", "locate", "sqlite_uri"]
 
 _DATABASE = re.compile(r"(sqlite|mysql|postgresql|mssql)(\+\w+)?://", re.IGNORECASE)
 
@@ -62,6 +62,27 @@ def locate(tracking_uri: str) -> StoreLocation:
     return StoreLocation(tracking_uri, without_credentials(tracking_uri))
 
 
+def sqlite_uri(path: Path) -> str:
+    """The URI that SQLAlchemy reads as that absolute path.
+
+    Raises:
+        InvalidArgument: this version of SQLAlchemy has no way to write it.
+    """
+    text = str(path)
+    if "%" not in text and "?" not in text:
+        return f"sqlite:///{text}"
+    from sqlalchemy.engine import make_url
+
+    if make_url("sqlite:///%20").database == " ":  # newer versions read %20 as a blank
+        text = text.replace("%", "%25").replace("?", "%3F")
+    elif "?" in text:
+        raise InvalidArgument(
+            f"a database at {text!r} can't be named to this version of SQLAlchemy, for which a '?' ends the "
+            "path; choose a folder without one, or upgrade SQLAlchemy"
+        )
+    return f"sqlite:///{text}"
+
+
 def _locate_sqlite(uri: str) -> StoreLocation:
     # SQLAlchemy's own reading of the URL, which differs between its versions in whether %20 is a blank: so
     # the file is the one that MLflow's UI and command line open under the same URI.
@@ -79,15 +100,13 @@ def _locate_sqlite(uri: str) -> StoreLocation:
             "absolute). A database in memory would be another one in each thread, and lose all at exit"
         )
     path = Path(database).absolute()
-    written = str(path)
-    if make_url("sqlite:///%20").database == " ":
-        written = written.replace("%", "%25").replace("?", "%3F")
+    shown = sqlite_uri(path)
     query = uri.partition("?")[1] + uri.partition("?")[2]
     return StoreLocation(
         # With the driver's name, because for a bare `sqlite:///` MLflow makes the parent folder itself, and
         # takes %25 in it literally.
-        uri=f"sqlite+pysqlite:///{written}{query}",
-        shown=f"sqlite:///{written}",
+        uri=f"sqlite+pysqlite{shown.removeprefix('sqlite')}{query}",
+        shown=shown,
         is_database=True,
         sqlite_path=path,
     )
