@@ -40,12 +40,14 @@ class FaultProxy:
     Attributes:
         url: where it listens.
         plan: asked for each request, with method and path; None: no fault.
+        poison: a request whose body holds this is answered with 500, as by a server that has a bug there.
         requests: method and path of each request that came in.
     """
 
     def __init__(self, target: str) -> None:
         self._target = urlsplit(target).netloc
         self.plan: Callable[[str, str], Fault | None] = lambda _method, _path: None
+        self.poison = b""
         self.requests: list[tuple[str, str]] = []
         proxy = self
 
@@ -95,6 +97,8 @@ class FaultProxy:
         body = handler.rfile.read(length)
         self.requests.append((handler.command, handler.path))
         fault = self.plan(handler.command, handler.path) or Fault()
+        if self.poison and self.poison in body:
+            fault = Fault(status=500)
         time.sleep(fault.delay)
         if fault.reset:
             handler.close_connection = True

@@ -6,6 +6,7 @@ import gc
 import itertools
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.servers import free_port
 from withrun.errors import InvalidArgument, JournalError
 from withrun.journal import Journal, JournalFull
 from withrun.journal.record import Kind, decode
 from withrun.journal.segment import SegmentReader, numbers, segment_path
+from withrun.providers.mlflow.store import StoreBackend
 
-from .conftest import intent
+from .conftest import intent, rest
 
 MakeJournal = Callable[..., Journal]
 
@@ -314,6 +317,50 @@ class TestFullDisk:
         log.metric("loss", 1.0, 1_700_000_000_000, taken)
         assert [record[5] for record in records(small, Kind.METRIC)] == list(range(taken + 1))
         journal.close()
+
+    @pytest.mark.parametrize("mapped", [True, False])
+    def test_what_finds_no_room_goes_straight_to_the_store(
+        self, small: Path, store_uri: str, client: Any, mapped: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """On a full disk calls of every kind arrive, once and in order; nothing counts as damaged."""
+        journal = Journal(small, store_uri, connect=lambda: StoreBackend(store_uri), threads=1, mapped=mapped)
+        log = journal.create_run(intent())
+        log.metric("loss", 1.0, 1, 0)
+        room = shutil.disk_usage(small).free
+        (small / "filler").write_bytes(bytes(room if mapped else max(room - 8_192, 0)))
+        segment = segment_path(next(small.rglob("lock")).parent, 1)
+        step = 0
+        while log.delivery.delivered < log.accepted or step < (6_500 if mapped else 300):
+            step += 1
+            log.metric("loss", 1.0, 1, step)
+        end = segment.stat().st_size
+        for _ in range(20):
+            step += 1
+            log.metric("loss", 1.0, 1, step)
+        log.params({"lr": "1"})
+        log.tags({"team": "x"})
+        assert segment.stat().st_size == end
+        assert log.delivery == (step + 3, step + 3, 0, 0)
+        (small / "filler").unlink()
+        log.status("FINISHED", 2)
+        assert journal.flush(exit_timeout=30)
+        run = client.get_run(log.run_id)
+        assert (run.data.params["lr"], run.data.tags["team"], run.info.status) == ("1", "x", "FINISHED")
+        assert [p.step for p in client.get_metric_history(log.run_id, "loss")] == list(range(step + 1))
+        assert journal.close()
+        assert [entry for entry in caplog.records if entry.levelname == "ERROR"] == []
+
+    def test_neither_room_nor_a_server(self, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With the disk full and the server away the call raises, and says both."""
+        monkeypatch.setattr("withrun.journal.journal._DIRECT_PATIENCE", 0.5)
+        uri = f"http://127.0.0.1:{free_port()}"
+        journal = Journal(small, uri, connect=lambda: rest(uri))
+        log = journal.run("abc")
+        with pytest.raises(JournalError, match=r"full.*written to"):  # noqa: PT012 - the loop is the point
+            for step in range(100_000):
+                log.metric("loss", 1.0, 1, step)
+        assert log.delivery.pending == log.accepted > 5_000
+        journal.close(exit_timeout=0.1)
 
     def test_opening_on_a_full_disk(self, small: Path) -> None:
         """A journal that can't even be opened says that the disk is full."""

@@ -82,7 +82,11 @@ def check(client: Any, told: list[list[str]]) -> None:
 
 
 def recover_all(folder: Path, uri: str, **options: Any) -> Any:
-    return recover(folder / "journal", uri, StoreBackend(uri), threads=1, **options)
+    backend = StoreBackend(uri)
+    try:
+        return recover(folder / "journal", uri, backend, threads=1, **options)
+    finally:
+        backend.close()
 
 
 @pytest.mark.parametrize("deliver", ["online", "offline"])
@@ -246,7 +250,9 @@ def test_a_server_that_is_away_leaves_everything(tmp_path: Path, closed_port: st
     journal = Journal(tmp_path / "journal", closed_port)
     journal.run("abc").metric("x", 1.0, 1)
     journal.close()
-    report = recover(tmp_path / "journal", closed_port, rest(closed_port), patience=0.5)
+    backend = rest(closed_port)
+    report = recover(tmp_path / "journal", closed_port, backend, patience=0.5)
+    backend.close()
     assert report.journals == 0
     assert len(report.left) == 1
     assert len(waiting(tmp_path / "journal", closed_port)) == 1

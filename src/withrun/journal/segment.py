@@ -128,8 +128,9 @@ class AppendedSegment:
             except OSError as error:
                 raise unusable(self._folder, error) from error
             if written < len(frame):
-                # Cut off by a full disk. Nothing may follow a torn frame, so this segment ends here; `tell`
-                # stays before it, and the caller appends the frame again to the next segment.
+                # Cut off by a full disk. Nothing may follow a torn frame, so this segment ends before it,
+                # and the caller appends the frame again to the next one.
+                os.ftruncate(self._descriptor, self._size)
                 self.seal()
                 raise ValueError("segment ends in a torn frame")
             self._size += written
