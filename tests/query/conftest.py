@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.query.world import World, populate
-from tests.servers import mlflow_server
+from tests.servers import MlflowServer, mlflow_server
 from withrun.providers.mlflow.rest import RestBackend
 from withrun.providers.mlflow.store import StoreBackend
 
@@ -42,3 +42,10 @@ def served(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         backend.server_info()
         yield World(backend)
         backend.close()
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A server over an empty store."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
+        yield running

@@ -11,16 +11,9 @@ from typing import Any
 import pytest
 
 import withrun
-from tests.servers import MlflowServer, mlflow_server
 from withrun import BaseMlflowApi, ExpApi, RunStatus
 from withrun.errors import InvalidArgument, OfflineError
 from withrun.query.plan import Plan
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["sqlite", "server"])

@@ -12,14 +12,8 @@ from mlflow import MlflowClient
 
 import withrun
 from tests.faultproxy import FaultProxy, fault_proxy
-from tests.servers import MlflowServer, mlflow_server
+from tests.servers import MlflowServer
 from withrun import BaseMlflowApi
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with mlflow_server(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
