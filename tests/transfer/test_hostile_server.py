@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,9 @@ import httpx
 import pytest
 
 from withrun.errors import ArtifactNotFound, IllegalPath, TransferError, WithrunError
+from withrun.providers.mlflow.http import HttpConnection
+from withrun.providers.mlflow.server_url import ServerUrl
+from withrun.providers.mlflow.settings import ClientSettings
 from withrun.transfer import FileTransfer
 
 ft = FileTransfer(prog_bar=False)
@@ -215,3 +219,45 @@ def test_climbing_urls(http: httpx.Client, server: Server, url: str) -> None:
     with pytest.raises(IllegalPath):
         ft.ls(url, http=http)
     assert server.seen == []
+
+
+@pytest.mark.parametrize("verb", ["list", "get", "put"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"token": "SECRET-TOKEN-123"}, {"username": "me", "password": "SECRET-TOKEN-123"},
+     {"headers": {"X-Key": "SECRET-TOKEN-123"}}, None],
+    ids=["token", "basic", "header", "plain client"],
+)  # fmt: skip
+def test_credentials_that_a_server_repeats(
+    server: Server, tmp_path: Path, verb: str, settings: dict[str, Any] | None
+) -> None:
+    """A refusal that repeats the request's headers is told without the credentials in them."""
+    (tmp_path / "f").write_bytes(b"x")
+    listing = json.dumps({"files": [{"path": "f", "is_dir": False, "file_size": 1}]}).encode()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if verb != "list" and "?path=" in handler.path:
+            reply(handler, listing if handler.path.endswith("=run") else b"{}")
+            return
+        # 480 characters first: a token that is cut off must not be told either.
+        said = "bad " * 120 + "".join(f"{name}: {value} " for name, value in handler.headers.items())
+        reply(handler, json.dumps({"message": said}).encode(), 403)
+
+    server.answer = answer
+    url = f"http://127.0.0.1:{server.port}"
+    http = (
+        HttpConnection(ServerUrl(url, None, None), ClientSettings.model_validate(settings)).client
+        if settings is not None
+        else httpx.Client(base_url=url, trust_env=False, headers={"Authorization": "Bearer SECRET-TOKEN-123"})
+    )
+    calls: dict[str, Callable[[], object]] = {
+        "list": lambda: ft.ls("mlflow-artifacts:/run", http=http),
+        "get": lambda: ft.pull("mlflow-artifacts:/run/f", tmp_path / "t", http=http),
+        "put": lambda: ft.push(tmp_path / "f", "mlflow-artifacts:/run/f", http=http),
+    }
+    with http, pytest.raises(TransferError, match="credentials") as caught:
+        calls[verb]()
+    told = str(caught.value)
+    assert "bad bad" in told
+    assert "SECRET" not in told
+    assert b64encode(b"me:SECRET-TOKEN-123").decode()[:8] not in told

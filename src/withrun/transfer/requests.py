@@ -6,6 +6,7 @@ upload), so each is repeated after a lost connection or an answer that says "lat
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import random
 import time
@@ -18,10 +19,13 @@ import msgspec
 from withrun.errors import ArtifactNotFound, ServerUnreachable, TransferError
 from withrun.transfer.workers import Check
 
-__all__ = ["Again", "request_json", "retrying", "send", "unreachable"]
+__all__ = ["Again", "redacted", "request_json", "retrying", "send", "unreachable"]
 
 ATTEMPTS = 6
 """How often a request is made before its failure counts; some 6 seconds in all."""
+
+_SHORTEST_SECRET = 4
+"""Shorter texts are parts of ordinary words, and blotting those out would make messages unreadable."""
 
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -67,15 +71,15 @@ def send(
     """Send one request; raise what its answer means, `Again` around what may pass."""
     try:
         answer = http.send(request, stream=stream)
-    except httpx.TransportError as error:
-        raise Again(unreachable(http, what, error)) from error
+    except httpx.RequestError as error:
+        raise Again(unreachable(http, request, what, error)) from error
     if answer.status_code in ok:
         return answer
     try:
         answer.read()
-        words = _words(answer)
-    except httpx.TransportError as error:
-        raise Again(unreachable(http, what, error)) from error
+        words = redacted(http, request, _words(answer))[:500].strip()
+    except httpx.RequestError as error:
+        raise Again(unreachable(http, request, what, error)) from error
     finally:
         answer.close()
     status = answer.status_code
@@ -109,13 +113,33 @@ def retrying(attempt: Callable[[], T], check: Check) -> T:
     raise AssertionError("unreachable")
 
 
-def unreachable(http: httpx.Client, what: str, error: httpx.TransportError) -> ServerUnreachable:
-    """Say that the server gave no answer, without the credentials that its URL may hold."""
-    where = f"{http.base_url.scheme}://{http.base_url.host}:{http.base_url.port or ''}".rstrip(":")
+def unreachable(
+    http: httpx.Client, request: httpx.Request, what: str, error: httpx.RequestError
+) -> ServerUnreachable:
+    """Say that the server gave no answer, without the credentials that the request held."""
+    where = f"{request.url.scheme}://{request.url.host}:{request.url.port or ''}".rstrip(":")
     return ServerUnreachable(
-        f"Could not {what}: no answer from {where} ({type(error).__name__}: {error}). "
+        f"Could not {what}: no answer from {where} "
+        f"({type(error).__name__}: {redacted(http, request, str(error))}). "
         "Check that the server runs and can be reached, and repeat; what is through stays."
     )
+
+
+def redacted(http: httpx.Client, request: httpx.Request, text: str) -> str:
+    """Blot out the credentials of a request in a text: a server may repeat in its answer what it was sent."""
+    own = getattr(http.auth, "redact", None)  # the provider's, which knows of further headers
+    if own is not None:
+        text = own(text)
+    kind, _, sent = request.headers.get("authorization", "").rpartition(" ")
+    # A signed URL's signature and token are long values of its query; `path` is MLflow's own parameter.
+    secrets = [sent, *(value for name, value in request.url.params.multi_items() if name != "path")]
+    if kind.lower() == "basic":
+        with contextlib.suppress(ValueError):  # not base64, so there is no password in it to find
+            secrets.append(base64.b64decode(sent).decode().partition(":")[2])
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
 
 
 def _words(answer: httpx.Response) -> str:
@@ -123,8 +147,8 @@ def _words(answer: httpx.Response) -> str:
     with contextlib.suppress(msgspec.DecodeError):
         said = msgspec.json.decode(answer.content)
         if isinstance(said, dict):
-            return str(said.get("message") or said.get("detail") or "")[:500]
-    return "" if "html" in answer.headers.get("content-type", "") else answer.text[:500].strip()
+            return str(said.get("message") or said.get("detail") or "")
+    return "" if "html" in answer.headers.get("content-type", "") else answer.text
 
 
 def _retry_after(answer: httpx.Response) -> float:
