@@ -18,7 +18,6 @@ from withrun.errors import (
     IllegalPath,
     InvalidArgument,
     OfflineError,
-    TransferError,
     WithrunError,
 )
 from withrun.schema import Run
@@ -122,12 +121,13 @@ def test_symlink_loop_and_broken_link(direct: ArtifactService, run: Run, tmp_pat
     folder = tmp_path / "d"
     folder.mkdir()
     (folder / "loop").symlink_to(folder)
-    with pytest.raises(TransferError, match="loop"):
+    with pytest.raises(FailedToPublishArtifact, match="loop"):
         direct.log(run, folder)
     (folder / "loop").unlink()
     (folder / "gone").symlink_to("nowhere")
-    with pytest.raises(TransferError, match="gone"):
+    with pytest.raises(FailedToPublishArtifact, match="gone") as caught:
         direct.log(run, folder)
+    assert caught.value.source == folder
     assert not repo(run).exists()
 
 
@@ -253,7 +253,111 @@ def test_source_that_changes_is_kept(
     assert "changed while" in caplog.text
 
 
+def test_sources_files_are_never_shared(cached: ArtifactService, run: Run, tmp_path: Path) -> None:
+    """What a link in a source that goes leads to stays writable, and writing to it changes no copy."""
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "f").write_text("1")
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "holder").mkdir()
+    (tmp_path / "holder" / "sub").symlink_to(real)
+    (tmp_path / "one").symlink_to(real / "f")
+    for name in ("link", "holder", "one"):
+        cached.log(run, tmp_path / name, keep_the_source=False)
+        assert not os.path.lexists(tmp_path / name)
+    assert (real / "f").stat().st_mode & 0o200
+    assert (real / "f").stat().st_nlink == 1
+    (real / "f").write_text("2")
+    for path in ("link/f", "holder/sub/f", "one"):
+        assert cached.get(of_run(run, path)).read_text() == "1"
+
+
+def test_no_link_to_anothers_content(make: MakeService, run: Run, tmp_path: Path) -> None:
+    """A source is not replaced by a link to a copy that another publisher to the same place made."""
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    mine.write_text("mine")
+    other.write_text("other")
+    cache = ArtifactCache(tmp_path / "cache")
+
+    class Overtaken(ArtifactCache):
+        def fill(self, key: Any, write: Any, *, since: int = 0) -> Path:
+            cache.fill(key, lambda part: part.write_text("other") and None, since=since)
+            return super().fill(key, write, since=since)
+
+    service = make(cache=Overtaken(tmp_path / "cache"))
+    service.log(run, mine, "x", allow_duplication=False, use_cache=True)
+    assert mine.read_text() == "mine"
+    assert not mine.is_symlink()
+
+
 # --- failures ---
+
+
+def test_error_after_publishing_says_that_it_was(make: MakeService, run: Run, tmp_path: Path) -> None:
+    """An error of any kind after the upload says that the artifact was published, and where the source is."""
+
+    class Lost(FileTransfer):
+        def ls(self, url: str, **options: Any) -> Any:
+            raise ConnectionError("the network is gone")
+
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_text("x")
+    service = make(transfer=Lost(prog_bar=False))
+    with pytest.raises(CacheError, match="was published, but") as caught:
+        service.log(run, tmp_path / "d", keep_the_source=False, use_cache=True)
+    assert str(tmp_path / "d") in str(caught.value)
+    assert "network is gone" in str(caught.value)
+    assert (repo(run) / "d/f").read_text() == (tmp_path / "d/f").read_text() == "x"
+
+
+def test_interrupt_after_publishing(make: MakeService, run: Run, tmp_path: Path) -> None:
+    """Ctrl-C after the upload passes with a note that the artifact was published."""
+
+    class Interrupted(FileTransfer):
+        def ls(self, url: str, **options: Any) -> Any:
+            raise KeyboardInterrupt
+
+    (tmp_path / "d").mkdir()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        make(transfer=Interrupted(prog_bar=False)).log(run, tmp_path / "d", use_cache=True)
+    assert "was published" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("dump", [True, False])
+@pytest.mark.parametrize("wrong", [RuntimeError("no"), KeyboardInterrupt()])
+def test_failed_registration_keeps_the_source(
+    cached: ArtifactService, run: Run, tmp_path: Path, dump: bool, wrong: BaseException
+) -> None:
+    """What was published and could not be registered is kept, and the error or note says so."""
+    path = tmp_path / "f"
+    path.write_text("x")
+
+    def register() -> None:
+        assert (repo(run) / "m").read_text() == "x"
+        raise wrong
+
+    source: Any = (lambda at: at.write_text("x")) if dump else path
+    expected = FailedToPublishArtifact if isinstance(wrong, Exception) else KeyboardInterrupt
+    with pytest.raises(expected) as caught:
+        cached.log(run, source, "m", keep_the_source=False, register=register)
+    (kept,) = (tmp_path / "temp").rglob("m") if dump else [path]
+    assert kept.read_text() == "x"
+    assert str(kept) in str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
+    if isinstance(caught.value, FailedToPublishArtifact):
+        assert caught.value.source == kept
+
+
+def test_dumper_that_writes_a_broken_link(direct: ArtifactService, run: Run) -> None:
+    """A dump that can't be published is kept, and FailedToPublishArtifact names it."""
+
+    def dump(path: Path) -> None:
+        path.mkdir()
+        (path / "gone").symlink_to("nowhere")
+
+    with pytest.raises(FailedToPublishArtifact, match="gone") as caught:
+        direct.log(run, dump, "m")
+    assert caught.value.source.is_dir()
+    assert not repo(run).exists()
 
 
 def blocked(run: Run) -> None:

@@ -17,7 +17,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -25,7 +25,7 @@ import msgspec
 from withrun.cache import lending
 from withrun.cache.layout import Key
 from withrun.cache.locks import exclusive, reading, removing, try_exclusive
-from withrun.cache.manifest import seal
+from withrun.cache.manifest import equals, seal
 from withrun.cache.opened import nothing_open_below
 from withrun.cache.versions import (
     CURRENT,
@@ -33,6 +33,7 @@ from withrun.cache.versions import (
     is_entry,
     name_for,
     note_use,
+    read_manifest,
     remove_old,
     serve,
     served,
@@ -208,6 +209,11 @@ class ArtifactCache:
                 (part / "changes").write_text(changes)
 
     # --- lending and forgetting ---
+
+    def equals(self, copy: Path, files: Mapping[str, Path]) -> bool:
+        """Tell whether a copy, as `fill` returned it, is what these files are, by their paths in it."""
+        manifest = read_manifest(copy.parent.parent)
+        return manifest is not None and equals(manifest, files)
 
     def lend(self, copy: Path, source: Path) -> None:
         """Replace the user's own `source` by a link to its copy, the path that `fill` returned."""

@@ -28,7 +28,7 @@ import os
 import re
 from dataclasses import dataclass
 
-__all__ = ["ROOT_NAME", "Key", "owner_of_run", "owner_of_source", "safe_name"]
+__all__ = ["ROOT_NAME", "Key", "overlap", "owner_of_run", "owner_of_source", "safe_name"]
 
 ROOT_NAME = "artifacts"
 """How all of a run's artifacts are called as one folder."""
@@ -74,12 +74,17 @@ class Key:
 
     def overlaps(self, path: str) -> bool:
         """Whether one of the two holds, or is, the other."""
-        own, other = _parts(self.path), _parts(path)
-        shared = min(len(own), len(other))
-        return own[:shared] == other[:shared]
+        return overlap(self.path, path)
 
     def __str__(self) -> str:
         return f"{self.path or 'all artifacts'!r} of {self.owner}"
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether one of two paths holds, or is, the other; the empty one holds all."""
+    parts, others = _parts(one), _parts(other)
+    shared = min(len(parts), len(others))
+    return parts[:shared] == others[:shared]
 
 
 def _parts(path: str) -> list[str]:

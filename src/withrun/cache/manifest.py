@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import msgspec
 
 from withrun.errors import CacheError
 
-__all__ = ["FileRecord", "Manifest", "differences", "protect", "seal", "unprotect"]
+__all__ = ["FileRecord", "Manifest", "differences", "equals", "protect", "seal", "unprotect"]
 
 _CHUNK = 1 << 20
 _PIECE = 32 << 20
@@ -90,6 +90,18 @@ def differences(content: Path, manifest: Manifest) -> list[str]:
         extra = {relative for relative, _ in _files(content, "")} - manifest.files.keys()
         found += [f"{relative}: was not there when it was pulled" for relative in sorted(extra)]
     return found
+
+
+def equals(manifest: Manifest, files: Mapping[str, Path]) -> bool:
+    """Tell whether files, by their paths in the artifact (empty for a single one), are what was sealed."""
+    names = dict.fromkeys(manifest.files, "") if manifest.is_file else {name: name for name in manifest.files}
+    if set(names.values()) != set(files):
+        return False
+    return all(
+        files[name].stat().st_size == manifest.files[sealed].size
+        and _sha256(files[name]) == manifest.files[sealed].sha256
+        for sealed, name in names.items()
+    )
 
 
 def protect(content: Path) -> None:

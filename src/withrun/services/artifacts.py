@@ -86,11 +86,13 @@ class ArtifactService:
         keep_the_source: bool | None = None,
         allow_duplication: bool | None = None,
         use_cache: bool | None = None,
+        register: Callable[[], None] | None = None,
     ) -> Location:
         """Publish a file or folder to a run; adds and replaces file by file, deletes nothing.
 
         All that can be judged without the store (options, paths, the source) is judged before anything
-        happens.
+        happens. What is published can be registered by `register`, which is done before anything becomes of
+        the source: if it fails, that is kept.
 
         Returns:
             where it lies now.
@@ -121,14 +123,10 @@ class ArtifactService:
         publisher = Publisher(self._transfer, self._cache, self._client(where), where, choices)
         if callable(source):
             with sources.dumped(source, where.key.name, self._temp) as written:
-                publisher.publish(written)
+                publisher.publish(written, register)
         elif path is not None:
-            publisher.publish(path)
+            publisher.publish(path, register)
         return where
-
-    def put_text(self, run: Run, path_in_run: str, text: str) -> None:
-        """Publish a small text file."""
-        self.log(run, lambda path: path.write_text(text, encoding="utf-8", newline=""), path_in_run)
 
     # --- reading ---
 
@@ -196,7 +194,7 @@ class ArtifactService:
         since = time.time_ns()
         with self._held(where) as path:
             return ArtifactCache(goal, portable=True).fill(
-                where.key, lambda part: sources.replicate(path, part, share=False), since=since
+                where.key, lambda part: sources.replicate(path, part), since=since
             )
 
     def list(self, where: Location) -> list[ObjMeta] | ObjMeta:
@@ -296,5 +294,5 @@ class ArtifactService:
 
 
 def _copy_protected(source: Path, target: Path) -> None:
-    sources.replicate(source, target, share=False)
+    sources.replicate(source, target)
     protect(target)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from withrun.backend import Backend, KeyValue, VersionRecord
+from withrun.cache.layout import overlap
 from withrun.errors import AlreadyExists, InvalidArgument, NotFound
 from withrun.schema import Model, ModelVersion, Run
 from withrun.services.entities import EntityBuilder
 from withrun.services.runs import RunService
 from withrun.services.tag_keys import DataTranslation
+from withrun.transfer.urls import local_path, scheme_of
 from withrun.values import check_key
 
 __all__ = ["ModelService"]
@@ -75,13 +78,14 @@ class ModelService:
 
     def check_free(self, run: Run, path_in_run: str) -> None:
         """Refuse a path of a run at, above or below which another version's artifact lies."""
-        root = f"{run.repo_url.rstrip('/')}/"
         for record in self.of_run(run.id):
-            taken = self._artifact_url(record, run).removeprefix(root).strip("/")
-            if f"{taken}/".startswith(f"{path_in_run}/") or f"{path_in_run}/".startswith(f"{taken}/"):
+            taken = _path_below(run.repo_url, self._artifact_url(record, run))
+            # One at the run's root, and so with an empty path, takes all of the run.
+            if taken is not None and overlap(taken, path_in_run):
                 raise AlreadyExists(
-                    f"version {record.version} of model {record.name!r} lies at {taken!r} of run {run.id}, "
-                    f"and a version is never changed; publish to another path_in_run than {path_in_run!r}"
+                    f"version {record.version} of model {record.name!r} lies at "
+                    f"{taken or 'the artifact folder'!r} of run {run.id}, and a version is never changed; "
+                    f"publish to another path_in_run than {path_in_run!r}"
                 )
 
     def register(
@@ -187,6 +191,28 @@ def refuse_chosen_version(version: str | None) -> None:
             f"version {version!r} can't be chosen: this registry numbers versions itself; "
             "leave `version` out, and keep a name of your own as a tag or an alias"
         )
+
+
+def _path_below(root: str, url: str) -> str | None:
+    """The path of `url` below the folder `root`, empty for the folder itself; None if it lies elsewhere."""
+    if not root or not url:
+        return None
+    base, place = _plain(root), _plain(url)
+    if place == base:
+        return ""
+    return place[len(base) :].strip("/") if place.startswith(f"{base}/") else None
+
+
+def _plain(url: str) -> str:
+    """A URL in the one form that two of the same place share: stores write local paths in several."""
+    if scheme_of(url) in ("", "file"):
+        try:
+            path = local_path(url)
+        except InvalidArgument:  # a file of another host, which is no path here
+            path = None
+        if path is not None:
+            return os.path.normpath(path).rstrip("/")
+    return url.rstrip("/")
 
 
 def _check_name(name: str) -> None:

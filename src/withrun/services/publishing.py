@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from withrun.cache.artifacts import ArtifactCache
 from withrun.cache.lending import replace_by_link
-from withrun.errors import ArtifactNotFound, CacheError, FailedToPublishArtifact, InvalidArgument
+from withrun.errors import (
+    ArtifactNotFound,
+    CacheError,
+    FailedToPublishArtifact,
+    InvalidArgument,
+    TransferError,
+)
 from withrun.services import source as sources
 from withrun.services.location import Location
 from withrun.services.source import Choices, Snapshot
@@ -52,10 +60,15 @@ class Publisher:
     where: Location
     choices: Choices
 
-    def publish(self, source: Path) -> None:
-        """Publish the file or folder `source`, then cache, link or remove it as was chosen."""
+    def publish(self, source: Path, register: Callable[[], None] | None = None) -> None:
+        """Publish the file or folder `source`, then cache, link or remove it as was chosen.
+
+        Args:
+            source: what to publish.
+            register: done once all of it is in the repo, before anything becomes of the source.
+        """
         self._check(source)
-        snapshot = Snapshot(source)
+        snapshot = self._look(source)
         # Before, so that a process that dies half-way leaves no copy that is no longer true; after, because
         # another one may have pulled in between.
         self._forget()
@@ -74,7 +87,37 @@ class Publisher:
             raise
         finally:
             self._forget()
+        if register is not None:
+            self._register(source, register)
         self._settle(snapshot)
+
+    def _look(self, source: Path) -> Snapshot:
+        try:
+            return Snapshot(source)
+        except ArtifactNotFound:
+            raise
+        except TransferError as error:
+            raise FailedToPublishArtifact(
+                f"Could not publish {str(source)!r} to {self.where}; nothing was sent: {error}\n"
+                f"It is kept at {str(source)!r}; mend it there, and publish it again.",
+                source=source,
+            ) from error
+
+    def _register(self, source: Path, register: Callable[[], None]) -> None:
+        try:
+            register()
+        except Exception as error:
+            raise FailedToPublishArtifact(
+                f"{self.where} was published, but could not be registered: {error}\n"
+                f"Its files are in the run, and the source is kept at {str(source)!r}: only the registration "
+                "is missing. Log it again from there.",
+                source=source,
+            ) from error
+        except BaseException as error:
+            sources.add_note(
+                error, f"{self.where} was published, and perhaps not registered; {str(source)!r} is kept."
+            )
+            raise
 
     def _check(self, source: Path) -> None:
         if self.cache is not None and self.cache.holds(source):
@@ -94,44 +137,64 @@ class Publisher:
             self.cache.forget(self.where.key)
 
     def _settle(self, snapshot: Snapshot) -> None:
-        copy = self._cache_published(snapshot, self.cache) if self.cache and self.choices.use_cache else None
-        if not self.choices.keep:
-            sources.remove(snapshot)
-        elif self.choices.link:
-            self._link(snapshot, copy)
+        """Do what was chosen with what is published; an error says that it is."""
+        source = snapshot.source
+        missed = "could not be cached"
+        try:
+            use_cache = self.choices.use_cache
+            copy = self._cache_published(snapshot, self.cache) if self.cache and use_cache else None
+            if self.choices.link:
+                missed = "its source could not be replaced by a link"
+                self._link(snapshot, copy)
+            elif not self.choices.keep:
+                missed = "its source could not be removed"
+                sources.remove(snapshot)
+        except Exception as error:
+            raise CacheError(
+                f"{self.where} was published, but {missed}. {error}\n"
+                f"Publishing it again is not needed. {_kept(source)}"
+            ) from error
+        except BaseException as error:
+            sources.add_note(error, f"{self.where} was published before this. {_kept(source)}")
+            raise
 
     def _link(self, snapshot: Snapshot, copy: Path | None) -> None:
         """Make the source a link to its copy in the cache or, uncached, in the local repo."""
         # In a folder that the repo holds more in, a link would show more than the source: it stays itself.
         # So it does if it changed meanwhile, or is a link already, to what the user wants it to lead to.
-        if snapshot.source.is_symlink() or not snapshot.holds():
+        if snapshot.source.is_symlink():
             return
         source = snapshot.source.absolute()
         if copy is not None and self.cache is not None:
-            self.cache.lend(copy, source)
+            # Another's publishing to the same place may have made the copy: it is compared, not assumed.
+            files = {file.relative: file.path for file in snapshot.tree.files}
+            if self.cache.equals(copy, files) and snapshot.holds():
+                self.cache.lend(copy, source)
         elif not self.choices.use_cache:
             repo = self.where.local()
-            if repo is not None and source.resolve() != repo.resolve() and self._repo_equals(snapshot):
+            if (
+                repo is not None
+                and source.resolve() != repo.resolve()
+                and self._repo_equals(snapshot)
+                and snapshot.holds()
+            ):
                 replace_by_link(source, repo)
 
     def _cache_published(self, snapshot: Snapshot, cache: ArtifactCache) -> Path | None:
         """Cache what was published, from the source; if the repo holds more there, by a pull (gives None)."""
         since = time.time_ns()
-        share = self.choices.link or not self.choices.keep
-        try:
-            if self._repo_equals(snapshot) and snapshot.holds():
-                return cache.fill(
-                    self.where.key,
-                    lambda part: sources.replicate(snapshot.source, part, share=share),
-                    since=since,
-                )
-            pull(self.transfer, cache, self.http, self.where, since=since)
-        except CacheError as error:
-            raise CacheError(
-                f"{self.where} was published, but could not be cached. {error} "
-                f"{str(snapshot.source)!r} is kept."
-            ) from error
+        if self._repo_equals(snapshot) and snapshot.holds():
+            return cache.fill(self.where.key, lambda part: self._copy(snapshot, part), since=since)
+        pull(self.transfer, cache, self.http, self.where, since=since)
         return None
+
+    def _copy(self, snapshot: Snapshot, part: Path) -> None:
+        # Never as another name of the same file: the source, or what a link in it leads to, is the user's to
+        # write to, and a copy is not.
+        sources.replicate(snapshot.source, part)
+        if not snapshot.holds():  # it changed while it was copied: what was published is in the repo alone
+            sources.delete(part)
+            self.transfer.pull(self.where.url, part, http=self.http)
 
     def _repo_equals(self, snapshot: Snapshot) -> bool:
         """Whether the repo holds there what the source does, and nothing else."""
@@ -142,3 +205,8 @@ class Publisher:
             return False
         held = {meta.Path for meta in found if not meta.IsDir}
         return held == {file.relative for file in snapshot.tree.files}
+
+
+def _kept(source: Path) -> str:
+    # A removal may have failed half-way.
+    return f"What is left of the source is kept at {str(source)!r}." if os.path.lexists(source) else ""

@@ -29,6 +29,7 @@ __all__ = [
     "add_note",
     "choose",
     "clean_dumps",
+    "delete",
     "dumped",
     "path_of",
     "remove",
@@ -143,15 +144,9 @@ class Snapshot:
         return {file.relative: state(file.path) for file in tree.files}
 
 
-def replicate(source: Path, target: Path, *, share: bool) -> None:
-    """Make `target` a copy of the file or folder `source`, with its links followed; replaces what is there.
-
-    Args:
-        source: what to copy.
-        target: where to; the folder above exists.
-        share: let both be names of the same files where possible, because the source's are about to go.
-    """
-    _delete(target)
+def replicate(source: Path, target: Path) -> None:
+    """Make `target` a copy of the file or folder `source`, its links followed; replaces what is there."""
+    delete(target)
     tree = scan(source)
     if not tree.is_file:
         target.mkdir()
@@ -159,20 +154,7 @@ def replicate(source: Path, target: Path, *, share: bool) -> None:
         (target / folder).mkdir()
     for file in tree.files:
         place = target / file.relative if file.relative else target
-        if not (share and _shared(file.path, place)):
-            copy_file(file.path, place, advance=lambda _: None, atomic=False)
-
-
-def _shared(source: Path, target: Path) -> bool:
-    # Only a file that has no other name and is ours: its copy is write-protected, and it with that.
-    status = source.lstat()
-    if source.is_symlink() or status.st_nlink != 1 or status.st_uid != os.geteuid():
-        return False
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        return False
-    return True
+        copy_file(file.path, place, advance=lambda _: None, atomic=False)
 
 
 def remove(snapshot: Snapshot) -> None:
@@ -181,10 +163,11 @@ def remove(snapshot: Snapshot) -> None:
     if not snapshot.holds():
         _log.warning("Kept %s: it changed while it was being published, so not all of it was.", source)
         return
-    _delete(source)
+    delete(source)
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link; nothing may be there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -202,16 +185,9 @@ def dumped(dumper: Callable[[Path], Any], name: str, folder: Path) -> Iterator[P
     runs, `clean_dumps` leaves it alone. The fresh folder is removed when nothing is left in it.
     """
     home = folder / (_DUMP_PREFIX + secrets.token_hex(8))
-    try:
-        home.mkdir(parents=True)
-    except OSError as error:
-        raise CacheError(
-            f"Can't make the folder {str(home)!r} for what the callback writes: {error.strerror}. "
-            "Choose another `temp_artifacts_dir`."
-        ) from error
     path = home / name
     try:
-        with reading(home):
+        with _home(home):
             try:
                 dumper(path)
             except BaseException as error:
@@ -225,6 +201,26 @@ def dumped(dumper: Callable[[Path], Any], name: str, folder: Path) -> Iterator[P
     finally:
         with contextlib.suppress(OSError):
             home.rmdir()
+
+
+@contextlib.contextmanager
+def _home(home: Path) -> Iterator[None]:
+    """Make a dumper's folder and hold it against cleaning."""
+    with contextlib.ExitStack() as stack:
+        held = False
+        while not held:
+            try:
+                home.mkdir(parents=True, exist_ok=True)
+                held = stack.enter_context(reading(home))
+            except FileNotFoundError:
+                continue  # a cleaning removed it before it was held
+            except OSError as error:
+                raise CacheError(
+                    f"Can't make the folder {str(home)!r} for what the callback writes: {error.strerror}. "
+                    "Choose another `temp_artifacts_dir`."
+                ) from error
+            held = held and home.is_dir()
+        yield
 
 
 def _written(home: Path) -> list[Path]:
