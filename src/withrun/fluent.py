@@ -18,7 +18,7 @@ from withrun.handles import ExpApi, ModelVersionApi, RunApi, lifecycle
 from withrun.plugins import default_api
 from withrun.schema import Experiment, RunStatus
 from withrun.services import identify
-from withrun.services.identify import check_types
+from withrun.services.identify import check_given, check_types
 
 __all__ = [
     "active_run",
@@ -279,7 +279,8 @@ def log_artifact(
     local_path: Path | str, artifact_path: str | None = None, run_id: str | None = None
 ) -> RunApi:
     """Publish a file or folder under its own name in the folder `artifact_path` of the active run."""
-    check_types(local_path=(local_path, (str, Path)), artifact_path=(artifact_path, str))
+    check_given(local_path=(local_path, (str, Path)))
+    check_types(artifact_path=(artifact_path, str))
     source = Path(local_path)
     inside = f"{artifact_path.rstrip('/')}/{source.absolute().name}" if artifact_path else None
     return _run(run_id).log_artifact(source, inside)
@@ -289,7 +290,8 @@ def log_artifacts(
     local_dir: Path | str, artifact_path: str | None = None, run_id: str | None = None
 ) -> RunApi:
     """Publish what a folder holds into the folder `artifact_path` of the active run, or its root."""
-    check_types(local_dir=(local_dir, (str, Path)), artifact_path=(artifact_path, str))
+    check_given(local_dir=(local_dir, (str, Path)))
+    check_types(artifact_path=(artifact_path, str))
     folder = Path(local_dir)
     if not folder.is_dir():
         raise InvalidArgument(f"log_artifacts takes a folder, and {str(folder)!r} is none; use log_artifact")

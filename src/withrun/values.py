@@ -205,7 +205,7 @@ def encode(value: Any, key: str = "value") -> str:
     Raises:
         InvalidArgument: the value is of another type, or a dict inside it has a key that is no string.
     """
-    plain = value if type(value) in (str, int, float, bool) or value is None else _plain(value, key)
+    plain = value if type(value) in (str, int, float, bool) or value is None else _reduced(value, key)
     if isinstance(plain, str) and not _NEEDS_ESCAPE.search(plain) and _reads_back(plain):
         return plain
     try:
@@ -232,6 +232,14 @@ def decode(text: str) -> Any:
 
 def _reads_back(text: str) -> bool:
     return decode(text) is text and not is_preview(text)
+
+
+def _reduced(value: Any, key: str) -> Any:
+    try:
+        return _plain(value, key)
+    except RecursionError:
+        # Also an object that answers any question with one of its kind, such as a mock.
+        raise InvalidArgument(f"{key!r} is nested too deeply, or within itself") from None
 
 
 def _plain(value: Any, key: str) -> Any:
@@ -263,10 +271,7 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def _plain_items(items: Iterable[Any], key: str) -> list[Any]:
-    try:
-        return [_plain(item, key) for item in items]
-    except RecursionError:
-        raise InvalidArgument(f"{key!r} is nested too deeply, or within itself") from None
+    return [_plain(item, key) for item in items]
 
 
 def _plain_object(value: Any, key: str) -> Any:

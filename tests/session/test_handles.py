@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import withrun
-from withrun import BaseMlflowApi, ExpApi, RunApi
+from withrun import BaseMlflowApi, ExpApi, MlflowApi, RunApi, context
 from withrun.errors import InvalidArgument, NoActiveRun, NotFound, RunAlreadyActive
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def test_start_run_of_the_module_refuses_while_a_run_is_active(api: BaseMlflowAp
         assert child.update().status == "KILLED"
         with withrun.start_run(parent_run_id=run.id) as second:
             assert second.parent_id == run.id
+        with pytest.raises(RunAlreadyActive, match=run.id):
+            withrun.start_run(run_id=run.id)
         withrun.end_run()
         with withrun.start_run(run_id=run.id) as resumed:
             assert resumed == run
@@ -119,6 +122,65 @@ def test_last_active_run(exp: ExpApi) -> None:
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def test_last_active_run_of_a_session(api: BaseMlflowApi, exp: ExpApi, other_exp: ExpApi) -> None:
+    """Inside a session, the last active run is that of its API, whatever ran on others since."""
+    with exp.start_run() as run:
+        pass
+    with other_exp.start_run() as other:
+        pass
+    with withrun.session(api):
+        assert withrun.last_active_run() is run
+    with withrun.session(other_exp.api):
+        assert withrun.last_active_run() is other
+    with withrun.session(api.model_copy()):
+        assert withrun.last_active_run() is None
+    assert withrun.last_active_run() is other
+
+
+def test_active_run_decides_the_api_of_the_module(
+    exp: ExpApi, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside an active run, `withrun.start_run` works on its API, and never makes the environment's."""
+    monkeypatch.setenv("WITHRUN_CONF_TRACKING_URI", "http://127.0.0.1:9")  # nothing answers there
+    with exp.start_run() as run:
+        earlier = run.create_child()
+        with pytest.raises(RunAlreadyActive):
+            withrun.start_run()
+        with withrun.start_run(parent_run_id=run.id) as child:
+            assert (child.parent_id, child.exp.id) == (run.id, exp.id)
+        with withrun.start_run(run_id=earlier.id, nested=True) as resumed:
+            assert resumed == earlier
+        assert context.session_frame() is None
+    assert client.get_run(earlier.id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, "FINISHED"), (KeyError(), "FAILED")], ids=repr)
+def test_closing_an_api_ends_its_handles(
+    sqlite_uri: str, exp: ExpApi, client: MlflowClient, error: Exception | None, status: str
+) -> None:
+    """Closing an API ends all handles still open, FAILED after an exception, though one can't be ended."""
+    with contextlib.suppress(KeyError), MlflowApi(tracking_uri=sqlite_uri) as own:
+        runs = [own.start_run(exp.id) for _ in range(3)]
+        if error is not None:
+            client.delete_run(runs[1].id)  # it can't be updated then
+            raise error
+    assert [client.get_run(runs[i].id).info.status for i in (0, 2)] == [status, status]
+    assert withrun.active_run() is None
+
+
+def test_closing_an_api_inside_its_block_is_refused(
+    sqlite_uri: str, exp: ExpApi, client: MlflowClient
+) -> None:
+    """An API whose run is open as a block is not closed: the block ends by it."""
+    own = MlflowApi(tracking_uri=sqlite_uri)
+    with own.start_run(exp.id) as run:
+        with pytest.raises(RunAlreadyActive, match="leave the block"):
+            own.close()
+        run.log_param("still", "works")
+    own.close()
+    assert client.get_run(run.id).info.status == "FINISHED"
 
 
 def test_session_chooses_the_api(
@@ -201,7 +263,7 @@ def test_set_experiment(api: BaseMlflowApi, exp: ExpApi) -> None:
 def test_default_session_binds_to_the_context(
     sqlite_uri: str, exp: ExpApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outside any session `set_experiment` and `start_run` choose for this context; it shares the default API."""
+    """Outside any session `set_experiment` and `start_run` choose for this context alone."""
     monkeypatch.setenv("WITHRUN_CONF_TRACKING_URI", sqlite_uri)
     withrun.set_experiment(experiment_id=exp.id)
     with withrun.start_run() as run:

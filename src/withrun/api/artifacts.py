@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from withrun.api.parts import Part
 from withrun.contract.artifacts import ArtifactsContract
 from withrun.contract.types import MV, Loader, RunLike, Source, T
+from withrun.errors import InvalidArgument
 from withrun.schema import ModelVersion, Run
 from withrun.services.artifacts import Location, of_run, of_version
-from withrun.services.identify import check_types, run_id, version_key
+from withrun.services.identify import check_given, check_types, run_id, version_key
 
 if TYPE_CHECKING:
     from withrun.transfer.objmeta import ObjMeta
@@ -23,7 +24,7 @@ class ArtifactMethods(Part, ArtifactsContract):
 
     # --- of runs ---
 
-    def log_run_artifact(  # noqa: D102
+    def log_run_artifact(
         self,
         run: RunLike,
         source: Source,
@@ -38,6 +39,7 @@ class ArtifactMethods(Part, ArtifactsContract):
             allow_duplication=(allow_duplication, bool),
             use_cache=(use_cache, bool),
         )
+        self._check_own(run=run)
         self.services.artifacts.log(
             self._owner(run),
             source,
@@ -47,21 +49,20 @@ class ArtifactMethods(Part, ArtifactsContract):
             use_cache=use_cache,
         )
 
-    def list_run_artifacts(  # noqa: D102
-        self, run: RunLike, path_in_run: str = ""
-    ) -> list[ObjMeta] | ObjMeta:
+    def list_run_artifacts(self, run: RunLike, path_in_run: str = "") -> list[ObjMeta] | ObjMeta:
         return self.services.artifacts.list(self._in_run(run, path_in_run))
 
-    def cache_run_artifact(self, run: RunLike, path_in_run: str = "") -> Path:  # noqa: D102
+    def cache_run_artifact(self, run: RunLike, path_in_run: str = "") -> Path:
         return self.services.artifacts.cache(self._in_run(run, path_in_run))
 
-    def get_run_artifact(self, run: RunLike, path_in_run: str = "") -> Path:  # noqa: D102
+    def get_run_artifact(self, run: RunLike, path_in_run: str = "") -> Path:
         return self.services.artifacts.get(self._in_run(run, path_in_run))
 
-    def load_run_artifact(self, run: RunLike, loader: Loader[T], path_in_run: str = "") -> T:  # noqa: D102
+    def load_run_artifact(self, run: RunLike, loader: Loader[T], path_in_run: str = "") -> T:
+        _check_loader(loader)
         return self.services.artifacts.load(self._in_run(run, path_in_run), loader)
 
-    def place_run_artifact(  # noqa: D102
+    def place_run_artifact(
         self,
         run: RunLike,
         target: Path | str,
@@ -69,59 +70,56 @@ class ArtifactMethods(Part, ArtifactsContract):
         overwrite: bool = False,
         link: bool = True,
     ) -> Path:
-        check_types(target=(target, (Path, str)), overwrite=(overwrite, bool), link=(link, bool))
+        check_given(target=(target, (Path, str)), overwrite=(overwrite, bool), link=(link, bool))
         return self.services.artifacts.place(
             self._in_run(run, path_in_run), target, overwrite=overwrite, link=link
         )
 
-    def export_run_artifact(  # noqa: D102
-        self, run: RunLike, target: Path | str, path_in_run: str = ""
-    ) -> Path:
-        check_types(target=(target, (Path, str)))
+    def export_run_artifact(self, run: RunLike, target: Path | str, path_in_run: str = "") -> Path:
+        check_given(target=(target, (Path, str)))
         return self.services.artifacts.export(self._in_run(run, path_in_run), target)
 
-    def clean_cached_run_artifact(self, run: RunLike, path_in_run: str = "") -> None:  # noqa: D102
+    def clean_cached_run_artifact(self, run: RunLike, path_in_run: str = "") -> None:
         self.services.artifacts.clean(self._in_run(run, path_in_run))
 
     # --- of model versions ---
 
-    def list_model_artifact(  # noqa: D102
-        self, model_version: MV, path_suffix: str = ""
-    ) -> list[ObjMeta] | ObjMeta:
+    def list_model_artifact(self, model_version: MV, path_suffix: str = "") -> list[ObjMeta] | ObjMeta:
         check_types(path_suffix=(path_suffix, str))
         return self.services.artifacts.list(self._in_version(model_version).below(path_suffix))
 
-    def cache_model_artifact(self, model_version: MV) -> Path:  # noqa: D102
+    def cache_model_artifact(self, model_version: MV) -> Path:
         return self.services.artifacts.cache(self._in_version(model_version))
 
-    def get_model_artifact(self, model_version: MV) -> Path:  # noqa: D102
+    def get_model_artifact(self, model_version: MV) -> Path:
         return self.services.artifacts.get(self._in_version(model_version))
 
-    def load_model_artifact(self, model_version: MV, loader: Loader[T]) -> T:  # noqa: D102
+    def load_model_artifact(self, model_version: MV, loader: Loader[T]) -> T:
+        _check_loader(loader)
         return self.services.artifacts.load(self._in_version(model_version), loader)
 
-    def place_model_artifact(  # noqa: D102
+    def place_model_artifact(
         self, model_version: MV, target: Path | str, overwrite: bool = False, link: bool = True
     ) -> Path:
-        check_types(target=(target, (Path, str)), overwrite=(overwrite, bool), link=(link, bool))
+        check_given(target=(target, (Path, str)), overwrite=(overwrite, bool), link=(link, bool))
         return self.services.artifacts.place(
             self._in_version(model_version), target, overwrite=overwrite, link=link
         )
 
-    def export_model_artifact(self, model_version: MV, target: Path | str) -> Path:  # noqa: D102
-        check_types(target=(target, (Path, str)))
+    def export_model_artifact(self, model_version: MV, target: Path | str) -> Path:
+        check_given(target=(target, (Path, str)))
         return self.services.artifacts.export(self._in_version(model_version), target)
 
-    def clean_cached_model_artifact(self, model_version: MV) -> None:  # noqa: D102
+    def clean_cached_model_artifact(self, model_version: MV) -> None:
         self.services.artifacts.clean(self._in_version(model_version))
 
     # --- the cache as a whole ---
 
-    def clean_all_cache(self) -> None:  # noqa: D102
+    def clean_all_cache(self) -> None:
         self.services.artifacts.clean_all()
         self.services.metadata.clean_all()
 
-    def clean_temp_artifacts(self) -> None:  # noqa: D102
+    def clean_temp_artifacts(self) -> None:
         self.services.artifacts.clean_temp()
 
     # --- within ---
@@ -138,3 +136,10 @@ class ArtifactMethods(Part, ArtifactsContract):
         if not isinstance(model_version, ModelVersion):
             model_version = self.services.metadata.version(*version_key(model_version))
         return of_version(model_version)
+
+
+def _check_loader(loader: object) -> None:
+    if not callable(loader):
+        raise InvalidArgument(
+            f"loader={loader!r:.100} is of type {type(loader).__name__}; give a function that takes a path"
+        )

@@ -160,6 +160,7 @@ class BaseMlflowApi(
         Raises:
             TimeoutError: it is not after that time; it stays to be delivered.
         """
+        identify.check_timeout(timeout)
         self.services.writes.flush(None, timeout)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from withrun.contract.types import MV, ModelLike, Query, RunLike, Sorting, Sourc
 from withrun.handles import ModelApi, ModelVersionApi
 from withrun.schema import Model, ModelVersion, Run
 from withrun.services.artifacts import of_run
-from withrun.services.identify import check_types, model_name, run_id, version_key
+from withrun.services.identify import check_given, check_types, model_name, run_id, version_key
 from withrun.services.models import refuse_chosen_version
 from withrun.services.source import path_of, target_path
 
@@ -26,37 +26,40 @@ __all__ = ["ModelMethods"]
 class ModelMethods(Part, ModelsContract):
     """What an API does with registered models and versions; documented in the contract."""
 
-    def create_model(self, name: str, tags: Mapping[str, Any] | None = None) -> ModelApi:  # noqa: D102
+    def create_model(self, name: str, tags: Mapping[str, Any] | None = None) -> ModelApi:
         self._need_server("create_model")
         return ModelApi.of(self._api, self.services.models.create(name, tags))
 
-    def get_or_create_model(self, name: str) -> ModelApi:  # noqa: D102
+    def get_or_create_model(self, name: str) -> ModelApi:
         return ModelApi.of(self._api, self.services.models.get_or_create(name))
 
-    def get_model(self, model: ModelLike, *, force_cache_refresh: bool = False) -> ModelApi:  # noqa: D102
+    def get_model(self, model: ModelLike, *, force_cache_refresh: bool = False) -> ModelApi:
+        check_given(force_cache_refresh=(force_cache_refresh, bool))
         return ModelApi.of(self._api, self.services.metadata.model(model_name(model), force_cache_refresh))
 
-    def find_models(  # noqa: D102
+    def find_models(
         self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
     ) -> Results[ModelApi]:
         return self.services.search.models(query, sorting, lambda model: ModelApi.of(self._api, model), limit)
 
-    def set_tags_on_model(self, model: ModelLike, tags: Mapping[str, Any]) -> ModelApi:  # noqa: D102
+    def set_tags_on_model(self, model: ModelLike, tags: Mapping[str, Any]) -> ModelApi:
         self._need_server("set_tags_on_model")
+        self._check_own(model=model)
         self.services.models.set_tags(model_name(model), tags)
         fresh = ModelApi.of(self._api, self.services.models.fetch(model_name(model)))
         return model._take(fresh) if isinstance(model, ModelApi) else fresh
 
-    def get_model_url(self, model: ModelLike) -> str:  # noqa: D102
+    def get_model_url(self, model: ModelLike) -> str:
         return self._page(f"models/{quote(model_name(model), safe='')}")
 
-    def cache_model_meta(self, model: ModelLike) -> ModelApi:  # noqa: D102
+    def cache_model_meta(self, model: ModelLike) -> ModelApi:
         return self.get_model(model, force_cache_refresh=True)
 
-    def export_model_meta(self, model: ModelLike, target: Path | str) -> Path:  # noqa: D102
+    def export_model_meta(self, model: ModelLike, target: Path | str) -> Path:
+        check_given(target=(target, (Path, str)))
         return self.services.metadata.export(self.get_model(model), Path(target))
 
-    def log_model_version(  # noqa: D102
+    def log_model_version(
         self,
         model: ModelLike,
         run: RunLike,
@@ -70,6 +73,7 @@ class ModelMethods(Part, ModelsContract):
     ) -> ModelVersionApi:
         check_types(version=(version, str), path_in_run=(path_in_run, str), tags=(tags, Mapping))
         refuse_chosen_version(version)
+        self._check_own(model=model, run=run)
         # All that can be judged without the store is, before anything is published.
         services = self.services
         services.models.check_tags(tags)
@@ -89,41 +93,38 @@ class ModelMethods(Part, ModelsContract):
         registered = services.models.register(entity, owner, where.path, tags)
         return ModelVersionApi.of(self._api, registered)
 
-    def get_model_version(  # noqa: D102
-        self, model_version: MV, *, force_cache_refresh: bool = False
-    ) -> ModelVersionApi:
+    def get_model_version(self, model_version: MV, *, force_cache_refresh: bool = False) -> ModelVersionApi:
+        check_given(force_cache_refresh=(force_cache_refresh, bool))
         name, version = version_key(model_version)
         return ModelVersionApi.of(
             self._api, self.services.metadata.version(name, version, force_cache_refresh)
         )
 
-    def find_model_versions(  # noqa: D102
+    def find_model_versions(
         self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
     ) -> Results[ModelVersionApi]:
         return self.services.search.versions(query, sorting, self._version_handle, limit=limit)
 
-    def set_tags_on_model_version(  # noqa: D102
-        self, model_version: MV, tags: Mapping[str, Any]
-    ) -> ModelVersionApi:
+    def set_tags_on_model_version(self, model_version: MV, tags: Mapping[str, Any]) -> ModelVersionApi:
         self._need_server("set_tags_on_model_version")
+        self._check_own(version=model_version)
         models = self.services.models
         name, version = models.resolve(*version_key(model_version))
         models.set_version_tags(name, version, tags)
         fresh = self._version_handle(models.fetch_version(name, version))
         return model_version._take(fresh) if isinstance(model_version, ModelVersionApi) else fresh
 
-    def get_model_version_url(self, model_version: MV) -> str:  # noqa: D102
+    def get_model_version_url(self, model_version: MV) -> str:
         name, version = version_key(model_version)
         if version.startswith("@"):
             version = self.get_model_version(model_version).version
         return self._page(f"models/{quote(name, safe='')}/versions/{quote(version, safe='')}")
 
-    def cache_model_version_meta(self, model_version: MV) -> ModelVersionApi:  # noqa: D102
+    def cache_model_version_meta(self, model_version: MV) -> ModelVersionApi:
         return self.get_model_version(model_version, force_cache_refresh=True)
 
-    def export_model_version_meta(  # noqa: D102
-        self, mv: ModelVersion | tuple[str, str], target: Path | str
-    ) -> Path:
+    def export_model_version_meta(self, mv: ModelVersion | tuple[str, str], target: Path | str) -> Path:
+        check_given(target=(target, (Path, str)))
         if isinstance(mv, ModelVersion):
             return self.services.metadata.export(self.get_model_version(mv), Path(target))
         return self.services.metadata.export_version(*version_key(mv), Path(target))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from withrun.errors import OfflineError
+from withrun.errors import InvalidArgument, OfflineError
+from withrun.handles.base import Handle
 
 if TYPE_CHECKING:
     from withrun.api.base import BaseMlflowApi
@@ -34,6 +35,18 @@ class Part:
             raise OfflineError(
                 f"{call} needs the server, and this API is offline; use one that is not in offline mode"
             )
+
+    def _check_own(self, **entities: Any) -> None:
+        """Refuse handles on entities of another store, whose IDs name something else, or nothing, here."""
+        for name, entity in entities.items():
+            if not isinstance(entity, Handle) or entity.api is self:
+                continue
+            theirs, own = entity.api.store_uri, self._api.store_uri
+            if theirs != own:
+                raise InvalidArgument(
+                    f"the {name} is of the store {theirs}, and this API is on {own}: use the handle's own "
+                    "API, or name one of this store (by its ID, if both URIs mean the same store)"
+                )
 
     def _page(self, fragment: str) -> str:
         """URL of a page of MLflow's web interface; of a store without one, its URI with that fragment."""

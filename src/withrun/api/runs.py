@@ -10,9 +10,10 @@ from withrun import context
 from withrun.api.parts import Part
 from withrun.contract.runs import RunsContract
 from withrun.contract.types import Exp, Query, RunLike, Sorting
+from withrun.errors import ServerError
 from withrun.handles import RunApi, lifecycle
 from withrun.schema import Experiment, Run, RunStatus
-from withrun.services.identify import check_types, end_status, experiment_id, run_id
+from withrun.services.identify import check_given, check_repo, check_types, end_status, experiment_id, run_id
 
 if TYPE_CHECKING:
     from withrun.query.search import Results
@@ -23,7 +24,7 @@ __all__ = ["RunMethods"]
 class RunMethods(Part, RunsContract):
     """What an API does with runs; documented in the contract."""
 
-    def create_run(  # noqa: D102
+    def create_run(
         self,
         exp: Exp,
         name: str | None = None,
@@ -33,7 +34,7 @@ class RunMethods(Part, RunsContract):
     ) -> RunApi:
         return self._create(exp, name, tags, repo, parent, scheduled=True)
 
-    def start_run(  # noqa: D102
+    def start_run(
         self,
         exp: Exp,
         name: str | None = None,
@@ -54,47 +55,49 @@ class RunMethods(Part, RunsContract):
         run.adopt(lifecycle.make_active(run))
         return run
 
-    def resume_run(self, run: RunLike) -> RunApi:  # noqa: D102
+    def resume_run(self, run: RunLike) -> RunApi:
         handle = self._handle(run)
         lifecycle.resume(handle)
         return handle
 
-    def end_run(self, run: RunLike, succeeded: bool | str | RunStatus = True) -> RunApi:  # noqa: D102
+    def end_run(self, run: RunLike, succeeded: bool | str | RunStatus = True) -> RunApi:
         status = end_status(succeeded)
         handle = self._handle(run)
         lifecycle.end(handle, status)
         return handle
 
-    def get_run(self, run: RunLike, *, force_cache_refresh: bool = False) -> RunApi:  # noqa: D102
+    def get_run(self, run: RunLike, *, force_cache_refresh: bool = False) -> RunApi:
+        check_given(force_cache_refresh=(force_cache_refresh, bool))
         return RunApi.of(self._api, self.services.metadata.run(run_id(run), force_cache_refresh))
 
-    def find_runs(  # noqa: D102
+    def find_runs(
         self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
     ) -> Results[RunApi]:
         return self.services.search.runs(query, sorting, lambda run: RunApi.of(self._api, run), limit=limit)
 
-    def find_child_runs(self, parent: RunLike, *, limit: int | None = None) -> Results[RunApi]:  # noqa: D102
+    def find_child_runs(self, parent: RunLike, *, limit: int | None = None) -> Results[RunApi]:
         key = self._api.tag_keys.parent
         return self.find_runs({f"tags.{key}": run_id(parent)}, limit=limit)
 
-    def set_tags_on_run(self, run: RunLike, tags: Mapping[str, Any]) -> RunApi:  # noqa: D102
+    def set_tags_on_run(self, run: RunLike, tags: Mapping[str, Any]) -> RunApi:
         return self._handle(run).set_tags(tags)
 
-    def log_params(self, run: RunLike, params: Mapping[str, Any]) -> RunApi:  # noqa: D102
+    def log_params(self, run: RunLike, params: Mapping[str, Any]) -> RunApi:
         return self._handle(run).log_params(params)
 
-    def log_metrics(self, run: RunLike, metrics: Mapping[str, Any]) -> RunApi:  # noqa: D102
+    def log_metrics(self, run: RunLike, metrics: Mapping[str, Any]) -> RunApi:
         return self._handle(run).log_metrics(metrics)
 
-    def get_run_url(self, run: RunLike, exp: Exp | None = None) -> str:  # noqa: D102
+    def get_run_url(self, run: RunLike, exp: Exp | None = None) -> str:
         if exp is None:
-            exp = self._handle(run).exp
+            exp = run.exp if isinstance(run, Run) else self._handle(run).exp
         return self._page(f"experiments/{experiment_id(exp)}/runs/{run_id(run)}")
 
-    def cache_run_meta(self, run: RunLike) -> RunApi:  # noqa: D102
+    def cache_run_meta(self, run: RunLike) -> RunApi:
         return self.get_run(run, force_cache_refresh=True)
 
-    def export_run_meta(self, run: RunLike, target: Path | str) -> Path:  # noqa: D102
+    def export_run_meta(self, run: RunLike, target: Path | str) -> Path:
+        check_given(target=(target, (Path, str)))
         return self.services.metadata.export(self.get_run(run), Path(target))
 
     def find_runs_of(
@@ -115,19 +118,27 @@ class RunMethods(Part, RunsContract):
         *,
         scheduled: bool = False,
     ) -> RunApi:
-        check_types(name=(name, str), repo=(repo, str), tags=(tags, Mapping))
+        check_types(name=(name, str), tags=(tags, Mapping))
+        check_repo(repo)
+        self._check_own(experiment=exp, parent=parent)
         if isinstance(parent, str):  # an ID, that may be of no run
             parent = self._handle(parent)
         parent_id = None if parent is None else run_id(parent)
         experiments = self.services.experiments
         entity = exp if isinstance(exp, Experiment) else experiments.fetch_active(experiment_id(exp))
-        run = self.services.runs.create(entity, name, tags, repo, parent_id, scheduled=scheduled)
+        try:
+            run = self.services.runs.create(entity, name, tags, repo, parent_id, scheduled=scheduled)
+        except ServerError:
+            if isinstance(exp, Experiment):  # it was not asked for, and may be deleted by now
+                experiments.fetch_active(exp.id)
+            raise
         return RunApi.of(self._api, run)
 
     def _handle(self, run: RunLike) -> RunApi:
         """A handle with the run's current fields: the caller's own, or one that is fetched."""
         if isinstance(run, RunApi) and run.api is self._api:
             return run
+        self._check_own(run=run)
         if isinstance(run, Run):
             return RunApi.of(self._api, run)
         return lifecycle.open_handle(self._api, run_id(run)) or self.get_run(run)

@@ -18,7 +18,5 @@ __all__ = ["SearchingMethods"]
 class SearchingMethods(Part, SearchingContract):
     """What an API says of its searches; documented in the contract."""
 
-    def explain(  # noqa: D102
-        self, query: Query = None, sorting: Sorting = None, kind: Kind = "runs"
-    ) -> Plan:
+    def explain(self, query: Query = None, sorting: Sorting = None, kind: Kind = "runs") -> Plan:
         return self.services.search.plan(query, sorting, kind)

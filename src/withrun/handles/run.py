@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from typing_extensions import Self
 
 from withrun.context import Activation
+from withrun.contract import MlflowApiContract
+from withrun.errors import InvalidArgument
 from withrun.handles import lifecycle
 from withrun.handles.experiment import ExpApi
 from withrun.handles.run_artifacts import ArtifactVerbs
@@ -151,6 +153,10 @@ class RunApi(LoggingVerbs, ArtifactVerbs):
 
     def using(self, api: BaseMlflowApi) -> RunApi:
         """The same run behind another API instance, such as an offline copy of this one."""
+        if not isinstance(api, MlflowApiContract):
+            raise InvalidArgument(
+                f"using() takes an API instance, not {api!r:.100} of type {type(api).__name__}"
+            )
         return RunApi.of(api, self)
 
     def _take(self, entity: BaseModel) -> Self:

@@ -11,6 +11,8 @@ from typing_extensions import Self
 from withrun.contract.types import Loader, ModelLike, Query, Sorting, Source, T
 from withrun.handles.base import Handle
 from withrun.schema import Run
+from withrun.services.identify import check_types
+from withrun.transfer.paths import check_relative
 
 if TYPE_CHECKING:
     from withrun.handles.model_version import ModelVersionApi
@@ -92,5 +94,6 @@ class ArtifactVerbs(Run, Handle):
 
     def get_artifact_uri(self, artifact_path: str | None = None) -> str:
         """URL of the run's artifact folder, or of what lies at `artifact_path` in it."""
+        check_types(artifact_path=(artifact_path, str))
         root = self.repo_url.rstrip("/")
-        return f"{root}/{artifact_path.strip('/')}" if artifact_path else root
+        return f"{root}/{check_relative(artifact_path, what='artifact_path')}" if artifact_path else root

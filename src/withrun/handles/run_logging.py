@@ -11,6 +11,7 @@ from withrun.backend import Metric
 from withrun.errors import InvalidArgument
 from withrun.handles.base import Handle
 from withrun.schema import Run
+from withrun.services.identify import check_timeout
 from withrun.values import decode, drop, put
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class LoggingVerbs(Run, Handle):
         Raises:
             TimeoutError: it is not after that time; it stays to be delivered.
         """
+        check_timeout(timeout)
         self._api.services.writes.flush(self.id, timeout)
         return self
 

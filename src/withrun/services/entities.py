@@ -11,7 +11,7 @@ from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
 from withrun.services.tag_keys import DataTranslation, TagKeys
 from withrun.values import Preview, complete, metric_from_store, unflatten
 
-__all__ = ["EntityBuilder", "from_milliseconds", "to_milliseconds"]
+__all__ = ["EntityBuilder", "from_milliseconds"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -108,8 +108,3 @@ def _status(record: RunRecord) -> RunStatus:
         return RunStatus(record.status)
     except ValueError as exc:
         raise ServerError(f"the store gave run {record.run_id} the unknown status {record.status!r}") from exc
-
-
-def to_milliseconds(moment: datetime) -> int:
-    """Milliseconds since the epoch; a naive datetime means local time."""
-    return round(moment.timestamp() * 1000)

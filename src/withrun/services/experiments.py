@@ -9,6 +9,7 @@ from withrun.backend import Backend, ExperimentRecord, KeyValue
 from withrun.errors import AlreadyExists, InvalidArgument, NotFound
 from withrun.schema import Experiment
 from withrun.services.entities import EntityBuilder
+from withrun.services.identify import check_types
 from withrun.services.tag_keys import DataTranslation
 from withrun.values import check_key
 
@@ -29,6 +30,7 @@ class ExperimentService:
     ) -> Experiment:
         """Create an experiment; raises `AlreadyExists`, saying whether the one of that name is deleted."""
         _check_name(name)
+        check_types(artifact_location=(artifact_location, str))
         texts = self._translation.to_texts(tags or {}, "tag")
         try:
             created = self._backend.create_experiment(
@@ -58,12 +60,6 @@ class ExperimentService:
         _check_name(name)
         record = self._backend.get_experiment_by_name(name)
         return None if record is None else self._remember(record)
-
-    def active_by_name(self, name: str) -> Experiment | None:
-        """The experiment of that name or None; a deleted one is refused with the way out."""
-        _check_name(name)
-        record = self._backend.get_experiment_by_name(name)
-        return None if record is None else self._remember(_refuse_deleted(record))
 
     def fetch(self, experiment_id: str) -> Experiment:
         """Fetch an experiment by ID; raises `NotFound`, with a hint if a name was given."""

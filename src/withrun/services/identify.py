@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from withrun.errors import InvalidArgument
 from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
 
-__all__ = ["check_types", "end_status", "experiment_id", "model_name", "run_id", "version_key"]
+__all__ = [
+    "check_given",
+    "check_repo",
+    "check_timeout",
+    "check_types",
+    "end_status",
+    "experiment_id",
+    "model_name",
+    "run_id",
+    "version_key",
+]
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def experiment_id(exp: Experiment | str) -> str:
@@ -73,8 +87,34 @@ def check_types(**arguments: tuple[Any, type | tuple[type, ...]]) -> None:
     Example:
         >>> check_types(name=(name, str), link=(link, bool))
     """
+    check_given(**{name: given for name, given in arguments.items() if given[0] is not None})
+
+
+def check_given(**arguments: tuple[Any, type | tuple[type, ...]]) -> None:
+    """Refuse arguments of the wrong type, None among them."""
     for name, (value, types) in arguments.items():
-        if value is None or isinstance(value, types):
+        if isinstance(value, types):
             continue
         expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
         raise InvalidArgument(f"{name}={value!r:.100} is of type {type(value).__name__}; expected {expected}")
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Refuse what is no number of seconds to wait; None is no limit."""
+    check_types(timeout=(timeout, (int, float)))
+    if timeout is not None and (isinstance(timeout, bool) or not timeout >= 0):
+        raise InvalidArgument(
+            f"timeout={timeout!r} is no number of seconds; give 0 or more, or None to wait on"
+        )
+
+
+def check_repo(repo: str | None) -> None:
+    """Refuse what is neither the URL of a folder nor an absolute path."""
+    check_types(repo=(repo, str))
+    if repo is None:
+        return
+    if not repo.isprintable() or repo != repo.strip() or not (repo.startswith("/") or _URL.match(repo)):
+        raise InvalidArgument(
+            f"repo={repo!r:.200} names no folder to keep artifacts under; give a URL (s3://bucket/folder) "
+            "or an absolute path"
+        )

@@ -16,7 +16,6 @@ from withrun.services.entities import EntityBuilder
 from withrun.services.runs import RunService
 from withrun.services.tag_keys import DataTranslation
 from withrun.transfer.urls import local_path, scheme_of
-from withrun.values import check_key
 
 __all__ = ["ModelService"]
 
@@ -69,10 +68,6 @@ class ModelService:
         """Set tags on a registered model."""
         for key, text in self._translation.to_texts(tags, "tag").items():
             self._backend.set_model_tag(name, key, text)
-
-    def delete_tag(self, name: str, key: str) -> None:
-        """Delete one tag of a registered model."""
-        self._backend.delete_model_tag(name, check_key(key, "tag"))
 
     # --- versions ---
 
