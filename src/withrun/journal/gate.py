@@ -17,63 +17,60 @@ __all__ = ["Gate", "was_forked_in_a_call"]
 PARK_TIMEOUT = 5.0
 """Seconds that a fork waits for calls under way; past it the child only journals."""
 
+_POLL = 0.001
+"""Seconds between looks at a gate; only forks, and calls beside them, ever look twice."""
+
 
 class Gate:
     """Counts the calls under way; a context manager around each.
 
-    The lock is re-entrant, for a signal handler may make a call, or fork, while its own thread passes
-    through.
+    There is no lock in it: one could be held by a thread that a forked child does not have, or by the very
+    call that a signal handler interrupts to fork. A call notes itself and then looks whether the gate is
+    closed, a fork closes it and then looks for calls: whichever comes second sees the other.
     """
 
     def __init__(self) -> None:
-        self._reset()
-        _gates.add(self)
-
-    def _reset(self) -> None:
-        self._changed = threading.Condition()
         self._holders: dict[int, int] = {}
         self._parked = False
+        _gates.add(self)
 
     def __enter__(self) -> None:
         me = threading.get_ident()
-        with self._changed:
-            # A call within a call is let in: the fork waits for the outer one.
-            while self._parked and me not in self._holders:
-                self._changed.wait()
-            self._holders[me] = self._holders.get(me, 0) + 1
+        outer = self._holders.get(me, 0)
+        self._holders[me] = outer + 1
+        # A call within a call is let in: the fork waits for the outer one.
+        while self._parked and not outer:
+            self._holders.pop(me, None)
+            time.sleep(_POLL)
+            self._holders[me] = 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         me = threading.get_ident()
-        with self._changed:
-            self._holders[me] -= 1
-            if not self._holders[me]:
-                del self._holders[me]
-                self._changed.notify_all()
+        # Empty where a handler has forked in the middle of a call: the child's gates know of none.
+        left = self._holders.pop(me, 1) - 1
+        if left:
+            self._holders[me] = left
 
     def park(self, deadline: float) -> bool:
         """Let no more calls in and wait until none is under way; False if one still is at the deadline."""
-        if not self._changed.acquire(timeout=max(deadline - time.monotonic(), 0.01)):
-            return False
-        try:
-            self._parked = True
-            # A handler that forks in the middle of its own thread's call would wait for itself.
-            if threading.get_ident() in self._holders:
-                return False
-            return self._changed.wait_for(lambda: not self._holders, max(deadline - time.monotonic(), 0))
-        finally:
-            self._changed.release()
+        self._parked = True
+        # A handler that forks in the middle of its own thread's call would wait for itself.
+        while self._holders and threading.get_ident() not in self._holders:
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(_POLL)
+        return not self._holders
 
     def open(self) -> None:
         """Let calls in again."""
-        with self._changed:
-            self._parked = False
-            self._changed.notify_all()
+        self._parked = False
 
     def forget(self) -> None:
         """In a forked child: the threads that were inside are not here."""
-        self._reset()
+        self._holders.clear()
+        self._parked = False
 
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
