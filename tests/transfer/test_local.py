@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.transfer.conftest import contents
 
-from withrun.errors import ArtifactNotFound, TransferError
+from withrun.errors import ArtifactNotFound, IllegalPath, TransferError
 from withrun.transfer import FileTransfer, ObjMeta, join_url
 
 ft = FileTransfer(prog_bar=False)
@@ -164,3 +164,84 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_planted_links_in_a_repository_are_not_written_through(folder: Path, tmp_path: Path) -> None:
+    """Publishing into a folder with a symlink that leads out is refused before anything is written."""
+    repo, outside = tmp_path / "repo", tmp_path / "outside"
+    repo.mkdir()
+    outside.mkdir()
+    (repo / "sub").symlink_to(outside)
+    with pytest.raises(IllegalPath, match="leads out"):
+        ft.push(folder, str(repo))
+    assert list(outside.iterdir()) == []
+    assert [path.name for path in repo.iterdir()] == ["sub"]
+
+
+def test_links_within_a_repository_are_followed(folder: Path, tmp_path: Path) -> None:
+    """A symlink that stays in the folder is written through and read through, as it always was."""
+    repo = tmp_path / "repo"
+    (repo / "real").mkdir(parents=True)
+    (repo / "sub").symlink_to("real")
+    ft.push(folder, str(repo))
+    assert (repo / "real" / "large.bin").exists()
+    ft.pull(str(repo), tmp_path / "pulled")
+    pulled = contents(tmp_path / "pulled")
+    assert pulled["sub/large.bin"] == pulled["real/large.bin"] == (folder / "sub" / "large.bin").read_bytes()
+
+
+@pytest.mark.parametrize("aim", ["secret", "outside"], ids=["file", "folder"])
+def test_planted_links_in_a_repository_are_not_read_through(tmp_path: Path, aim: str) -> None:
+    """Pulling or listing a folder with a symlink that leads out is refused, and nothing of it is copied."""
+    repo = tmp_path / "repo"
+    (repo / "deep").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "f").write_text("theirs")
+    (tmp_path / "secret").write_text("theirs")
+    (repo / "deep" / "link").symlink_to(tmp_path / aim)
+    for call in (lambda: ft.pull(str(repo), tmp_path / "t"), lambda: ft.ls(str(repo), recursive=True)):
+        with pytest.raises(IllegalPath, match="leads out"):
+            call()
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_pull_leaves_nothing_of_an_earlier_one(folder: Path, tmp_path: Path) -> None:
+    """A resumed pull removes what the repository no longer has, also where a file became a folder."""
+    target = tmp_path / "pulled"
+    ft.pull(str(folder), target)
+    (target / "stray").symlink_to(tmp_path)
+    (folder / "a b+ü&=.bin").unlink()
+    (folder / "empty").unlink()
+    (folder / "empty").mkdir()
+    (folder / "sub" / "deeper" / "x.json").unlink()
+    (folder / "sub" / "deeper").rmdir()
+    (folder / "sub" / "deeper").write_text("a file now")
+    ft.pull(str(folder), target)
+    assert contents(target) == contents(folder)
+    assert (target / "empty").is_dir()
+    assert not (target / "stray").is_symlink()
+    ft.pull(str(folder / "a.txt"), target)
+    assert target.read_text() == "alpha"
+    ft.pull(str(folder), target)
+    assert contents(target) == contents(folder)
+
+
+def test_a_pull_never_removes_its_source(folder: Path, tmp_path: Path) -> None:
+    """A target that holds the source, or lies in it, is refused; the source onto itself changes nothing."""
+    before = contents(tmp_path)
+    for source, target in ((folder, tmp_path), (folder / "a.txt", folder), (folder, folder / "sub" / "x")):
+        with pytest.raises(TransferError, match="one lies in the other"):
+            ft.pull(str(source), target)
+    ft.pull(str(folder), folder)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("relative", ["a.txt/x", "n" * 300, "sub/" + "n" * 300])
+def test_what_can_not_be_there_is_not_found(folder: Path, tmp_path: Path, relative: str) -> None:
+    """A path below a file, or longer than any name, is ArtifactNotFound in every verb."""
+    with pytest.raises(ArtifactNotFound):
+        ft.ls(f"{folder}/{relative}")
+    with pytest.raises(ArtifactNotFound):
+        ft.pull(f"{folder}/{relative}", tmp_path / "t")
+    with pytest.raises(ArtifactNotFound):
+        ft.push(folder / relative, str(tmp_path / "t"))

@@ -177,3 +177,21 @@ def test_a_file_that_shrinks_meanwhile(http: httpx.Client, remote: str, tmp_path
     (tmp_path / "f").write_bytes(b"x" * 10)
     with pytest.raises(TransferError, match="shorter while"):
         upload(http, tmp_path / "f", 20, "some/path", lambda: None, lambda _: None)
+
+
+def test_a_pull_leaves_nothing_of_an_earlier_one(
+    http: httpx.Client, proxied_server: MlflowServer, folder: Path, tmp_path: Path
+) -> None:
+    """A resumed pull removes what the server does not list, also what is of another kind there."""
+    one, two = (f"mlflow-artifacts:/{uuid.uuid4().hex}" for _ in range(2))
+    ft.push(folder, one, http=http)
+    (tmp_path / "other" / "a.txt").mkdir(parents=True)
+    (tmp_path / "other" / "a.txt" / "x").write_text("x")
+    (tmp_path / "other" / "sub").write_text("a file now")
+    ft.push(tmp_path / "other", two, http=http)
+    target = tmp_path / "pulled"
+    for url in (one, two, one):
+        ft.pull(url, target, http=http)
+        assert contents(target) == contents(folder if url == one else tmp_path / "other")
+    ft.pull(join_url(one, "a.txt"), target, http=http)
+    assert target.read_text() == "alpha"

@@ -392,3 +392,18 @@ def test_a_killed_process_leaves_no_rclone(bucket: str, tmp_path: Path) -> None:
     assert alive == []
     ft.pull(f"{bucket}/d", tmp_path / "out")
     assert contents(tmp_path / "out") == {"big": (tmp_path / "big").read_bytes()}
+
+
+def test_a_pull_leaves_nothing_of_an_earlier_one(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """A resumed pull removes what the storage does not list, also what is of another kind there."""
+    (tmp_path / "other" / "a.txt").mkdir(parents=True)
+    (tmp_path / "other" / "a.txt" / "x").write_text("x")
+    (tmp_path / "other" / "sub").write_text("a file now")
+    ft.push(folder, f"{bucket}/one")
+    ft.push(tmp_path / "other", f"{bucket}/two")
+    target = tmp_path / "pulled"
+    for name in ("one", "two", "one"):
+        ft.pull(f"{bucket}/{name}", target)
+        assert contents(target) == contents(folder if name == "one" else tmp_path / "other")
+    ft.pull(f"{bucket}/one/a.txt", target)
+    assert target.read_text() == "alpha"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from withrun.errors import ArtifactNotFound, TransferError
+from withrun.transfer.leftovers import clear_file, clear_folder, make_folder
 from withrun.transfer.objmeta import ObjMeta
 from withrun.transfer.paths import check_name
 from withrun.transfer.progress import Bar
@@ -58,22 +59,15 @@ def push(tool: CloudTool, source: Path, url: str, bar: Bar) -> None:
 def pull(tool: CloudTool, url: str, target: Path, bar: Bar) -> None:
     """Bring the file or folder at that URL to `target`, and check that it arrived whole."""
     found = ls(tool, url, recursive=True)
-    try:
-        if isinstance(found, ObjMeta):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            bar.total(max(found.Size, 0))
-            if target.is_symlink():
-                target.unlink()
-            tool.copyto(url, str(target.absolute()), bar, {"": found.Size})
-            _check_arrived({target: found.Size}, url)
-            return
-        target.mkdir(parents=True, exist_ok=True)
-        _remove_links(target)
-    except OSError as error:
-        if isinstance(error, ArtifactNotFound):
-            raise
-        raise TransferError(f"Can't write to {str(target)!r}: {error.strerror}.") from error
+    if isinstance(found, ObjMeta):
+        clear_file(target)
+        make_folder(target.parent)
+        bar.total(max(found.Size, 0))
+        tool.copyto(url, str(target.absolute()), bar, {"": found.Size})
+        _check_arrived({target: found.Size}, url)
+        return
     sizes = {meta.Path: meta.Size for meta in found if not meta.IsDir}
+    clear_folder(target, sizes, (meta.Path for meta in found if meta.IsDir))
     bar.total(sum(max(size, 0) for size in sizes.values()))
     if found:
         tool.sync(url, str(target.absolute()), bar, sizes)
@@ -123,10 +117,3 @@ def _check_arrived(expected: dict[Path, int], url: str) -> None:
                 f"{found:,} bytes of {path.name!r} arrived from {redact(url)!r}, where {size:,} are listed. "
                 "It may be being written there; pull again."
             )
-
-
-def _remove_links(target: Path) -> None:
-    """Remove symlinks that lie in a target that is gone on with, so that nothing is written through one."""
-    for path in list(target.rglob("*")):
-        if path.is_symlink():
-            path.unlink()

@@ -107,9 +107,10 @@ class FileTransfer(BaseModel):
     def pull(self, url: str, target: Path, *, http: httpx.Client | None = None) -> None:
         """Bring the file or folder at that URL to the path `target`.
 
-        What arrives is checked by size, and by hash where the store has one. `target` is meant not to exist
-        or to be what an interrupted pull of the same URL left there, which is then gone on with; until this
-        returns, it may be incomplete.
+        What arrives is checked by size; by hash too where rclone brings a file of less than 64 MiB from a
+        store that has one. `target` is meant not to exist or to be what an interrupted pull of the same URL
+        left there, which is then gone on with: what else lies there is removed. Until this returns, it may
+        be incomplete.
 
         Args:
             url: what to bring: a path, or an artifact URL.
@@ -118,7 +119,8 @@ class FileTransfer(BaseModel):
 
         Raises:
             ArtifactNotFound: nothing is at that URL.
-            IllegalPath: the store lists a name that would lie outside `target`.
+            IllegalPath: the store lists a name that would lie outside `target`, or the folder at a local URL
+                holds a symlink that leads out of it.
             TransferError: it failed; pulling again to the same target goes on.
         """
         target, url = Path(target), self.mapped(url)

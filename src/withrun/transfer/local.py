@@ -14,7 +14,9 @@ from pathlib import Path
 
 from withrun.errors import ArtifactNotFound, TransferError
 from withrun.transfer.copying import TEMP_PREFIX, copy_file
+from withrun.transfer.leftovers import clear_file, clear_folder
 from withrun.transfer.objmeta import ObjMeta
+from withrun.transfer.paths import ABSENT, check_link
 from withrun.transfer.progress import Bar
 from withrun.transfer.tree import Tree, scan
 
@@ -36,20 +38,35 @@ def push(source: Path, target: Path, bar: Bar) -> None:
 
 
 def pull(source: Path, target: Path, bar: Bar) -> None:
-    """Copy the file or folder `source` to `target`, adding to what an interrupted pull left there."""
-    _copy_tree(scan(source, ignore_prefix=TEMP_PREFIX), target, bar, publish=False)
+    """Copy the file or folder `source` to `target`, going on from what an interrupted pull left there.
+
+    Symlinks that lead out of `source` are refused.
+    """
+    tree = scan(source, ignore_prefix=TEMP_PREFIX, confined=True)
+    real_source, real_target = Path(os.path.realpath(source)), Path(os.path.realpath(target))
+    if real_source == real_target:
+        return  # it lies there already
+    if real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target):
+        raise TransferError(
+            f"Can't pull {str(source)!r} to {str(target)!r}: one lies in the other. Pull it to elsewhere."
+        )
+    if tree.is_file:
+        clear_file(target)
+    else:
+        clear_folder(target, (file.relative for file in tree.files), tree.folders)
+    _copy_tree(tree, target, bar, publish=False)
 
 
 def ls(path: Path, *, recursive: bool) -> list[ObjMeta] | ObjMeta:
-    """List a folder; one ObjMeta for a file."""
+    """List a folder, whose symlinks must not lead out of it; one ObjMeta for a file."""
     try:
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
             return _meta(path.name, status)
-        found = list(_entries(path, "", recursive=recursive, above=(path.resolve(),)))
-    except FileNotFoundError as error:
-        raise ArtifactNotFound(f"There is no file or folder at {str(path)!r}.") from error
+        found = list(_entries(path, path, "", recursive=recursive, above=(path.resolve(),)))
     except OSError as error:
+        if error.errno in ABSENT:
+            raise ArtifactNotFound(f"There is no file or folder at {str(path)!r}.") from error
         raise TransferError(f"Can't list {str(path)!r}: {error.strerror} ({error.filename!r}).") from error
     return sorted(found, key=lambda meta: meta.Path)
 
@@ -59,6 +76,10 @@ def _copy_tree(tree: Tree, target: Path, bar: Bar, *, publish: bool) -> None:
     try:
         top = target.parent if tree.is_file else target
         top.mkdir(parents=True, exist_ok=True)
+        for folder in tree.folders:
+            # Whoever may write to a repository could else have another's upload written elsewhere.
+            if (target / folder).is_symlink():
+                check_link(target / folder, target)
         for folder in tree.folders:
             (target / folder).mkdir(exist_ok=True)
         for file in tree.files:
@@ -96,7 +117,9 @@ def _is_equal(source: Path, target: Path) -> bool:
     )
 
 
-def _entries(folder: Path, prefix: str, *, recursive: bool, above: tuple[Path, ...]) -> Iterator[ObjMeta]:
+def _entries(
+    root: Path, folder: Path, prefix: str, *, recursive: bool, above: tuple[Path, ...]
+) -> Iterator[ObjMeta]:
     for entry in os.scandir(folder):
         if entry.name.startswith(TEMP_PREFIX):
             continue
@@ -104,12 +127,16 @@ def _entries(folder: Path, prefix: str, *, recursive: bool, above: tuple[Path, .
             status = entry.stat()
         except FileNotFoundError:
             continue  # a broken link, or removed meanwhile: there is nothing that could be pulled
+        if entry.is_symlink():
+            check_link(Path(entry.path), root)
         relative = prefix + entry.name
         yield _meta(relative, status)
         if recursive and stat.S_ISDIR(status.st_mode):
             real = Path(os.path.realpath(entry.path))
             if real not in above:
-                yield from _entries(Path(entry.path), relative + "/", recursive=True, above=(*above, real))
+                yield from _entries(
+                    root, Path(entry.path), relative + "/", recursive=True, above=(*above, real)
+                )
 
 
 def _meta(relative: str, status: os.stat_result) -> ObjMeta:

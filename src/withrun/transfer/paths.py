@@ -6,13 +6,17 @@ folder of this machine or to a URL. What passes here can climb out of neither.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path, PurePath
 
 from withrun.errors import IllegalPath
 
-__all__ = ["check_name", "check_relative", "inside"]
+__all__ = ["ABSENT", "check_link", "check_name", "check_relative", "inside"]
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+"""Errors of looking at a path that mean "nothing is there": below a file, or under too long a name."""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -63,6 +67,16 @@ def inside(root: Path, relative: str | PurePath) -> Path:
     if not found.is_relative_to(real_root):
         raise _illegal("path", checked, f"leads out of {str(root)!r} through a symlink, to {str(found)!r}")
     return root / checked
+
+
+def check_link(link: Path, root: Path) -> None:
+    """Raise `IllegalPath` if the symlink `link`, found below `root`, leads out of it."""
+    found = Path(os.path.realpath(link))
+    if not found.is_relative_to(os.path.realpath(root)):
+        raise IllegalPath(
+            f"The symlink {str(link)!r} leads out of {str(root)!r}, to {str(found)!r}, and is not followed. "
+            "Remove it; publish what it leads to, if that belongs there."
+        )
 
 
 def _check_text(text: str, what: str) -> None:

@@ -17,6 +17,7 @@ import httpx
 from withrun.errors import ArtifactNotFound, IllegalPath, InvalidArgument, TransferError
 from withrun.transfer import multipart
 from withrun.transfer.http_files import ARTIFACTS, Listed, download, list_folder, upload
+from withrun.transfer.leftovers import clear_file, clear_folder, make_folder
 from withrun.transfer.objmeta import ObjMeta
 from withrun.transfer.paths import check_name
 from withrun.transfer.progress import Bar
@@ -89,19 +90,17 @@ def pull(http: httpx.Client, path: str, target: Path, bar: Bar) -> None:
     found = _find(http, path)
     if isinstance(found, Listed):
         wanted = [(path, target, found.size)]
-        folder = target.parent
+        clear_file(target)
+        make_folder(target.parent)
     else:
         below = list(_walk(http, path, found))
-        for relative, entry in below:
-            if entry.is_dir:
-                _make_folder(target, target / relative)
-        wanted = [
-            (_joined(path, relative), target / relative, entry.size)
-            for relative, entry in below
-            if not entry.is_dir
-        ]
-        folder = target
-    _make_folder(folder, folder)
+        folders = [relative for relative, entry in below if entry.is_dir]
+        files = [(relative, entry) for relative, entry in below if not entry.is_dir]
+        clear_folder(target, (relative for relative, _ in files), folders)
+        # No folder is a symlink now, and parents come first.
+        for relative in folders:
+            make_folder(target / relative)
+        wanted = [(_joined(path, relative), target / relative, entry.size) for relative, entry in files]
     bar.total(sum(max(size, 0) for _, _, size in wanted))
 
     def fetch(item: tuple[str, Path, int], check: Check) -> None:
@@ -156,20 +155,6 @@ def _walk(http: httpx.Client, path: str, top: list[Listed]) -> Iterator[tuple[st
 
         level = [item for found in for_each(listed, folders) for item in found]
     raise TransferError(f"The server lists more than {_MAX_DEPTH} folders within one another below {path!r}.")
-
-
-def _make_folder(root: Path, folder: Path) -> None:
-    """Make a folder below `root`; what lies there must not be a link that leads elsewhere."""
-    try:
-        for part in [
-            root,
-            *reversed([p for p in (folder, *folder.parents) if p.is_relative_to(root) and p != root]),
-        ]:
-            if part != root and part.is_symlink():
-                part.unlink()
-            part.mkdir(parents=part == root, exist_ok=True)
-    except OSError as error:
-        raise TransferError(f"Can't make the folder {str(folder)!r}: {error.strerror}.") from error
 
 
 def _check_kept(path: str) -> None:

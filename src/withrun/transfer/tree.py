@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from withrun.errors import ArtifactNotFound, TransferError
+from withrun.transfer.paths import ABSENT, check_link
 
 __all__ = ["Tree", "TreeFile", "scan"]
 
@@ -46,11 +47,18 @@ class Tree:
         return sum(file.size for file in self.files)
 
 
-def scan(source: Path, *, ignore_prefix: str | None = None) -> Tree:
-    """List the files and folders under `source`, following symlinks; names with `ignore_prefix` are left out.
+def scan(source: Path, *, ignore_prefix: str | None = None, confined: bool = False) -> Tree:
+    """List the files and folders under `source`, following symlinks.
+
+    Args:
+        source: the file or folder.
+        ignore_prefix: names that start with it are left out.
+        confined: symlinks must stay below `source`. A user's own links are followed wherever they lead;
+            those in a repository may be anybody's.
 
     Raises:
         ArtifactNotFound: nothing is at `source`.
+        IllegalPath: `confined`, and a symlink leads out.
         TransferError: a broken or looping symlink, something that is neither file nor folder, or a folder
             that can't be read.
     """
@@ -58,7 +66,7 @@ def scan(source: Path, *, ignore_prefix: str | None = None) -> Tree:
     if stat.S_ISREG(status.st_mode):
         return Tree(is_file=True, files=[TreeFile("", source, status.st_size)])
     tree = Tree(is_file=False)
-    for relative, path, found in _walk(source, source, "", (_identity(status),)):
+    for relative, path, found in _walk(source, source, "", (_identity(status),), confined=confined):
         if ignore_prefix and path.name.startswith(ignore_prefix):
             continue
         if stat.S_ISDIR(found.st_mode):
@@ -69,7 +77,7 @@ def scan(source: Path, *, ignore_prefix: str | None = None) -> Tree:
 
 
 def _walk(
-    source: Path, folder: Path, prefix: str, above: tuple[tuple[int, int], ...]
+    source: Path, folder: Path, prefix: str, above: tuple[tuple[int, int], ...], *, confined: bool
 ) -> Iterator[tuple[str, Path, os.stat_result]]:
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - names are wanted, as they are on the disk
@@ -77,6 +85,8 @@ def _walk(
         raise TransferError(f"Can't read the folder {str(folder)!r}: {error.strerror}.") from error
     for name in names:
         path = folder / name
+        if confined and path.is_symlink():
+            check_link(path, source)
         status = _status(path, source)
         relative = prefix + name
         yield relative, path, status
@@ -87,19 +97,19 @@ def _walk(
                     f"Can't publish {str(source)!r}: the symlink {str(path)!r} leads back to a folder that "
                     "holds it, so it has no end. Remove the link, or publish its parts."
                 )
-            yield from _walk(source, path, relative + "/", (*above, identity))
+            yield from _walk(source, path, relative + "/", (*above, identity), confined=confined)
 
 
 def _status(path: Path, source: Path) -> os.stat_result:
     try:
         status = path.stat()
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            raise TransferError(
-                f"Can't publish {str(source)!r}: the symlink {str(path)!r} is broken. Mend or remove it."
-            ) from error
-        raise ArtifactNotFound(f"There is no file or folder at {str(path)!r}.") from error
     except OSError as error:
+        if error.errno in ABSENT:
+            if os.path.islink(path):  # noqa: PTH114 - pathlib's raises where the name is too long
+                raise TransferError(
+                    f"Can't publish {str(source)!r}: the symlink {str(path)!r} is broken. Mend or remove it."
+                ) from error
+            raise ArtifactNotFound(f"There is no file or folder at {str(path)!r}.") from error
         raise TransferError(f"Can't read {str(path)!r}: {error.strerror}.") from error
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise TransferError(
