@@ -43,18 +43,20 @@ class Activation:
         run: the handle that verbs go to.
         over: whether the run has ended, or its block was left, since; never reset.
         ends_as: the status that it is being ended with; None until then.
+        is_ending: whether its end is on the way to the store just now.
         in_block: whether it was entered by `with`.
         pid: the process that owns it: ending it is left to that process.
         cell: the execution of a notebook cell that it was started in, or None.
     """
 
-    __slots__ = ("__weakref__", "api", "cell", "ends_as", "in_block", "over", "pid", "run")
+    __slots__ = ("__weakref__", "api", "cell", "ends_as", "in_block", "is_ending", "over", "pid", "run")
 
     def __init__(self, api: Any, run: Any, cell: Any = None) -> None:
         self.api = api
         self.run = run
         self.over = False
         self.ends_as: Any = None
+        self.is_ending = False
         self.in_block = False
         self.pid = os.getpid()
         self.cell = cell
@@ -109,12 +111,17 @@ class _Current(ContextVarsRegistry):  # type: ignore[misc]  # the package has no
 
     runs: Any = ()  # tuple[Activation, ...], the innermost last
     frames: Any = ()  # tuple[Frame, ...], the innermost last
-    last: Any = None
+    last: Any = ()  # tuple[RunApi, ...], one per API, the latest last
 
 
 # Bound once: looking `_Current.runs.get` up anew costs as much again as the call (0.06 us).
 _get_runs: Callable[[], tuple[Activation, ...]] = _Current.runs.get
 _get_frames: Callable[[], tuple[Frame, ...]] = _Current.frames.get
+_get_last: Callable[[], tuple[Any, ...]] = _Current.last.get
+
+
+_KEPT_LAST = 15
+"""Of so many other APIs is the last run kept: a service may make an API for each request."""
 
 
 # --- runs ---
@@ -123,7 +130,8 @@ _get_frames: Callable[[], tuple[Frame, ...]] = _Current.frames.get
 def activate(activation: Activation) -> None:
     """Make a run the innermost active one of this context; moves it there if it is active already."""
     _Current.runs.set((*_others(activation), activation))
-    _Current.last.set(activation.run)
+    others = tuple(run for run in _get_last() if run.api is not activation.api)
+    _Current.last.set((*others[-_KEPT_LAST:], activation.run))
 
 
 def deactivate(activation: Activation) -> None:
@@ -159,9 +167,9 @@ def is_active_here(activation: Activation) -> bool:
     return not activation.over and any(a is activation for a in _get_runs())
 
 
-def last() -> Any | None:
-    """The run that was made active last in this context, over or not."""
-    return _Current.last.get()
+def last(api: Any = None) -> Any | None:
+    """The run that was made active last in this context, of `api` if given, over or not."""
+    return next((run for run in reversed(_get_last()) if api is None or run.api is api), None)
 
 
 # --- sessions ---
@@ -201,7 +209,7 @@ class Snapshot(NamedTuple):
 
     runs: tuple[Activation, ...]
     frames: tuple[Frame, ...]
-    last: Any
+    last: tuple[Any, ...]
 
     def restore(self) -> None:
         """Make it what is active here."""
@@ -212,4 +220,4 @@ class Snapshot(NamedTuple):
 
 def snapshot() -> Snapshot:
     """What is active here and now."""
-    return Snapshot(_get_runs(), _get_frames(), _Current.last.get())
+    return Snapshot(_get_runs(), _get_frames(), _get_last())

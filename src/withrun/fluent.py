@@ -62,9 +62,14 @@ DEFAULT_EXPERIMENT = "0"
 
 def _active() -> RunApi | None:
     """The innermost active run: of the session's API inside a `session`, of any API outside."""
-    frame = context.session_frame()
-    run: RunApi | None = context.active(frame.api if frame and frame.is_block else None)
+    run: RunApi | None = context.active(_session_api())
     return run
+
+
+def _session_api() -> BaseMlflowApi | None:
+    """The API of the `session` block around the caller, or None outside any."""
+    frame = context.session_frame()
+    return frame.api if frame is not None and frame.is_block else None
 
 
 def _run(run_id: str | None = None) -> RunApi:
@@ -94,8 +99,7 @@ def _frame() -> Frame:
 
 def _api() -> BaseMlflowApi:
     """The session's API, else the active run's, else a default one."""
-    frame = context.session_frame()
-    run = None if frame is not None and frame.is_block else _active()
+    run = None if _session_api() is not None else _active()
     api: BaseMlflowApi = _frame().api if run is None else run.api
     return api
 
@@ -128,7 +132,8 @@ def start_run(
         log_system_metrics: not available yet; True is refused.
 
     Raises:
-        RunAlreadyActive: a run is active, and neither `nested` nor `parent_run_id` is given.
+        RunAlreadyActive: a run is active, be it the one of `run_id`, and neither `nested` nor
+            `parent_run_id` is given.
     """
     check_types(
         run_id=(run_id, str),
@@ -144,19 +149,20 @@ def start_run(
     if (left_open := _active()) is not None:
         lifecycle.end_left_open_by_cell(left_open.api)
     active = _active()
-    # A child goes where its parent is, also outside the sessions of its API.
-    api: BaseMlflowApi = active.api if active is not None and nested else _frame().api
-    if active is not None and not nested and parent_run_id is None and active.id != run_id:
+    if active is not None and not nested and parent_run_id is None:
         raise RunAlreadyActive(
             f"run {active.name!r} ({active.id}) is active: end it with withrun.end_run(), start a child with "
             "nested=True, or name another parent with parent_run_id="
         )
+    # A child goes where its parent is, also outside the sessions of its API.
+    api: BaseMlflowApi = _frame().api if active is None else active.api
     extra = dict(tags or {})
     if description is not None:
         extra[api.tag_keys.description] = description
     if run_id is not None:
         return _resume(api, run_id, experiment_id, run_name, extra)
-    exp = _experiment_of(api, active if nested else None) if experiment_id is None else experiment_id
+    beside = active if active is not None and (nested or parent_run_id == active.id) else None
+    exp = _experiment_of(api, beside) if experiment_id is None else experiment_id
     return api.start_run(exp, run_name, extra, parent=parent_run_id, nested=nested)
 
 
@@ -197,7 +203,7 @@ def active_run() -> RunApi | None:
 
 def last_active_run() -> RunApi | None:
     """The active run, else the one that was active last in this context, else None."""
-    last: RunApi | None = _active() or context.last()
+    last: RunApi | None = _active() or context.last(_session_api())
     return last
 
 

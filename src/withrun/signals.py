@@ -96,10 +96,11 @@ def _on_sigterm(signum: int, frame: FrameType | None) -> None:
 
 def _after_fork_in_child() -> None:
     # The blocks of the parent are not the child's to end; it gets the parent's own handling back.
-    installed, previous = _state.installed, _state.previous
-    _state.__init__()  # type: ignore[misc]  # a lock held by another thread at the fork stays held: start anew
-    if installed and signal.getsignal(signal.SIGTERM) is _on_sigterm:
-        signal.signal(signal.SIGTERM, previous)
+    # A lock that another thread held stays held: start anew.
+    global _state
+    before, _state = _state, _State()
+    if before.installed and signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, before.previous)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -89,6 +89,19 @@ def test_exception_passes_when_ending_fails(
     assert withrun.active_run() is None
 
 
+def test_exception_passes_whatever_ending_fails_by(
+    api: BaseMlflowApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exception of the block passes also when ending fails in a way that withrun has no name for."""
+    broken = api.model_copy()
+    run = broken.start_run("0")
+    broken.services.runs._writes = None  # type: ignore[assignment]
+    with pytest.raises(ZeroDivisionError), run:
+        raise ZeroDivisionError
+    assert "AttributeError" in caplog.text
+    api.end_run(run.id, "FAILED")
+
+
 def test_failure_of_ending_is_raised_after_a_quiet_block(exp: ExpApi, client: MlflowClient) -> None:
     """Without an exception of its own, a block raises that its run could not be ended."""
     with pytest.raises(withrun.errors.WithrunError), exp.start_run() as run:

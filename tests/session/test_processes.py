@@ -145,7 +145,9 @@ def test_sigterm_and_a_block_in_a_thread(
     [
         ("", 0, "FINISHED"),
         ("sys.exit(0)", 0, "FINISHED"),
+        ("sys.exit(3)", 3, "FINISHED"),  # the exit code is told to nobody; a block sees the exception
         ("raise ValueError('x')", 1, "FAILED"),
+        ("import IPython; raise ValueError('x')", 1, "FAILED"),  # imported, and no shell of it runs
         ("raise KeyboardInterrupt", None, "KILLED"),
     ],
 )

@@ -164,9 +164,22 @@ class BaseMlflowApi(
         self.services.writes.flush(None, timeout)
 
     def close(self) -> None:
-        """Flush, and let go of connections. The API can't be used afterwards."""
-        self._closed = True
-        if self._services is not None:
+        """End the runs that are open as handles, flush, and let go of connections; not to be used afterwards.
+
+        Raises:
+            RunAlreadyActive: a run of it is open as a block; nothing is closed then.
+        """
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
+        if self._services is None:
+            self._closed = True
+            return
+        lifecycle.refuse_open_blocks(self)
+        try:
+            lifecycle.end_handles(self, error)
+        finally:
+            self._closed = True
             self._services.writes.close()
             self._services.backend.close()
 
@@ -181,7 +194,7 @@ class BaseMlflowApi(
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._close(error)
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
         """A copy with other field values, checked as new ones are; it runs its own services."""

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from withrun import context, signals
 from withrun.context import Activation
 from withrun.errors import RunAlreadyActive, RunClosed, WithrunError
-from withrun.handles.notebook import current_cell
 from withrun.schema import RunStatus
 from withrun.services.entities import from_milliseconds
+from withrun.services.notebook import current_cell, is_interactive
 
 if TYPE_CHECKING:
     from withrun.api import BaseMlflowApi
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
 __all__ = [
     "check_may_start",
     "end",
+    "end_handles",
     "end_left_open_by_cell",
     "enter",
     "leave",
     "make_active",
     "open_handle",
+    "refuse_open_blocks",
     "resume",
     "status_after",
 ]
@@ -40,9 +44,12 @@ __all__ = [
 logger = logging.getLogger("withrun")
 
 _open: dict[tuple[int, str], Activation] = {}
-"""Open runs that this process owns, by the identity of their API and their ID."""
+"""Open runs that this process owns, by the identity of their API and their ID.
 
-_lock = threading.Lock()  # two threads may enter, or end, one run at once
+A run keeps its place here while it is begun and while it is ended, so that of two threads one does.
+"""
+
+_lock = threading.RLock()  # two threads may enter, or end, one run at once; a signal handler may come between
 
 
 def _key(run: RunApi) -> tuple[int, str]:
@@ -82,15 +89,41 @@ def make_active(run: RunApi) -> Activation:
 
 def resume(run: RunApi) -> None:
     """Set a run RUNNING again and make it active, under the rules of starting."""
-    activation = _own_activation(run)
     check_may_start(run.api, run)
-    if activation is not None:
-        context.activate(activation)
-        return
-    end_left_open_by_cell(run.api)
-    run.api.services.runs.set_running(run.id)
-    run.status, run.end_time = RunStatus.RUNNING, None
-    run.adopt(make_active(run))
+    if _own_activation(run) is None:
+        end_left_open_by_cell(run.api)
+    activation, is_new = _take_place(run)
+    if is_new:
+        with _withdrawn_on_failure(run, activation):
+            run.api.services.runs.set_running(run.id)
+            run.status, run.end_time = RunStatus.RUNNING, None
+    context.activate(activation)
+
+
+def _take_place(run: RunApi) -> tuple[Activation, bool]:
+    """The open activation that this process owns of a run, and whether it was made just now."""
+    cell = current_cell()
+    with _lock:
+        activation = _own_activation(run)
+        is_new = activation is None
+        if activation is None:
+            activation = _open[_key(run)] = Activation(run.api, run, cell)
+    return activation, is_new
+
+
+@contextlib.contextmanager
+def _withdrawn_on_failure(run: RunApi, activation: Activation) -> Iterator[None]:
+    """Give up the place of a run that could not be begun; else this handle holds it."""
+    before = run.activation
+    try:
+        yield
+    except BaseException:
+        with _lock:
+            activation.over = True
+            _forget(activation)
+        run.adopt(before)  # another thread may have found the place, and adopted it
+        raise
+    run.adopt(activation)
 
 
 def open_handle(api: BaseMlflowApi, run_id: str) -> RunApi | None:
@@ -109,25 +142,33 @@ def enter(run: RunApi) -> None:
         RunAlreadyActive: it is open as a block already, or unrelated to the block around.
         RunClosed: it is over.
     """
-    activation = _own_activation(run)
-    if activation is not None and activation.in_block:
-        raise _is_open(run)
-    if activation is None:
-        _check_not_over(run)
-        check_may_start(run.api, run)
-        if run.status is not RunStatus.RUNNING:
-            run.api.services.runs.set_running(run.id)
-            run.status = RunStatus.RUNNING
-        activation = make_active(run)
-        run.adopt(activation)
-    else:
-        check_may_start(run.api, run)
-    with _lock:
-        if activation.in_block:  # another thread was quicker
-            raise _is_open(run)
-        activation.in_block = True
+    activation, is_new = _take_block(run)
+    try:
+        if is_new:
+            with _withdrawn_on_failure(run, activation):
+                _check_not_over(run)
+                check_may_start(run.api, run)
+                if run.status is not RunStatus.RUNNING:
+                    run.api.services.runs.set_running(run.id)
+                    run.status = RunStatus.RUNNING
+        else:
+            check_may_start(run.api, run)
+    except BaseException:
+        activation.in_block = False
+        raise
     context.activate(activation)
     signals.block_opened()
+
+
+def _take_block(run: RunApi) -> tuple[Activation, bool]:
+    """As `_take_place`, for one thread alone: the run counts as a block from here on."""
+    with _lock:
+        _refuse_if_ending(run)
+        activation, is_new = _take_place(run)
+        if activation.in_block:
+            raise _is_open(run)
+        activation.in_block = True
+    return activation, is_new
 
 
 def _is_open(run: RunApi) -> RunAlreadyActive:
@@ -138,14 +179,31 @@ def _is_open(run: RunApi) -> RunAlreadyActive:
 
 
 def _check_not_over(run: RunApi) -> None:
-    """Refuse a run that is over, wherever it was ended: this handle may not have heard of it."""
+    """Refuse to enter a run that is over, wherever it was ended, or a block that was left."""
     left = run.activation is not None and run.activation.over
-    if not left and not run.status.is_over:
-        known = run.api.services.runs.fetch(run.id)
-        run.status, run.end_time = known.status, known.end_time
-    if left or run.status.is_over:
+    if left or _is_over(run):
         how = f"over ({run.status})" if run.status.is_over else "a block that was left"
         raise RunClosed(f"run {run.name!r} ({run.id}) is {how}; resume it first: `with run.resume():`")
+
+
+def _is_over(run: RunApi) -> bool:
+    """Whether a run is over, as the store knows it: this handle may not have heard of it."""
+    if not run.status.is_over:
+        known = run.api.services.runs.fetch(run.id)
+        run.status, run.end_time = known.status, known.end_time
+    return run.status.is_over
+
+
+def _refuse_if_ending(run: RunApi) -> None:
+    """Refuse a run that another thread is ending just now: the store may not have heard of it."""
+    activation = _open.get(_key(run))
+    if activation is not None and activation.is_own and activation.is_ending:
+        raise _is_closed(run)
+
+
+def _is_closed(run: RunApi) -> RunClosed:
+    how = f"over already ({run.status})" if run.status.is_over else "being ended by another thread"
+    return RunClosed(f"run {run.name!r} ({run.id}) is {how}; resume it to go on")
 
 
 def leave(run: RunApi, error: BaseException | None) -> None:
@@ -158,10 +216,10 @@ def leave(run: RunApi, error: BaseException | None) -> None:
         return
     try:
         _end(run, status_after(error), activation)
-    except WithrunError as exc:
+    except Exception as exc:
         if error is None:
             raise
-        logger.error("run %r (%s) could not be ended: %s", run.name, run.id, exc)
+        _log_failure(run, exc)  # raised, it would hide the block's own exception
 
 
 async def leave_async(run: RunApi, error: BaseException | None) -> None:
@@ -175,10 +233,10 @@ async def leave_async(run: RunApi, error: BaseException | None) -> None:
     ending = loop.run_in_executor(None, _end, run, status_after(error), activation)
     try:
         await asyncio.shield(ending)
-    except WithrunError as exc:
+    except Exception as exc:
         if error is None:
             raise
-        logger.error("run %r (%s) could not be ended: %s", run.name, run.id, exc)
+        _log_failure(run, exc)  # raised, it would hide the block's own exception
 
 
 def _leave_context(run: RunApi) -> Activation | None:
@@ -192,12 +250,19 @@ def _leave_context(run: RunApi) -> Activation | None:
     return activation if is_to_end else None
 
 
+def _log_failure(run: RunApi, exc: Exception) -> None:
+    # Of a failure that withrun does not name, the message alone may say too little.
+    trace = None if isinstance(exc, WithrunError) else exc
+    logger.error("run %r (%s) could not be ended: %s", run.name, run.id, exc, exc_info=trace)
+
+
 def _claim(activation: Activation) -> bool:
     """Remove a run from the context; whether it is the caller's to end: this process's, and open till now."""
     with _lock:
-        was_over = activation.over
+        is_to_end = not activation.over and activation.is_own
         context.deactivate(activation)
-    return not was_over and activation.is_own
+        activation.is_ending = activation.is_ending or is_to_end
+    return is_to_end
 
 
 def status_after(error: BaseException | None) -> RunStatus:
@@ -221,34 +286,47 @@ def end(run: RunApi, status: RunStatus) -> None:
     Raises:
         RunClosed: it is over.
     """
-    activation = _own_activation(run)
-    if activation is None or not _claim(activation):
-        _check_may_end(run)
+    activation, is_new = _take_end(run)
+    if is_new:
+        try:
+            if _is_over(run):
+                raise _is_closed(run)
+        except BaseException:
+            _forget(activation)
+            raise
     _end(run, status, activation)
 
 
-def _check_may_end(run: RunApi) -> None:
-    """Refuse to end a run that is over, wherever it was ended."""
-    if not run.status.is_over:
-        known = run.api.services.runs.fetch(run.id)
-        run.status, run.end_time = known.status, known.end_time
-    if run.status.is_over:
-        raise RunClosed(f"run {run.name!r} ({run.id}) is over already ({run.status}); resume it to go on")
+def _take_end(run: RunApi) -> tuple[Activation, bool]:
+    """A run's activation for one thread alone to end, and whether it was made for that just now."""
+    with _lock:
+        _refuse_if_ending(run)
+        activation, is_new = _take_place(run)
+        _claim(activation)
+    return activation, is_new
 
 
-def _end(run: RunApi, status: RunStatus, activation: Activation | None) -> None:
-    if activation is not None:
-        activation.ends_as = status
+def _end(run: RunApi, status: RunStatus, activation: Activation) -> None:
+    activation.ends_as = status
     try:
         end_time = from_milliseconds(run.api.services.runs.end(run.id, status))
+        for handle in (run, activation.run):
+            handle.status = status
+            handle.end_time = end_time
+        _forget(activation)
     except Exception:
         # A failure, which the caller hears of. An interrupt leaves the run to be ended at exit.
-        _open.pop(_key(run), None)
+        _forget(activation)
         raise
-    _open.pop(_key(run), None)
-    for handle in (run, activation.run if activation else run):
-        handle.status = status
-        handle.end_time = end_time
+    finally:
+        activation.is_ending = False
+
+
+def _forget(activation: Activation) -> None:
+    """Give up a run's place, unless another activation has taken it since."""
+    with _lock:
+        if _open.get(_key(activation.run)) is activation:
+            del _open[_key(activation.run)]
 
 
 def _own_activation(run: RunApi) -> Activation | None:
@@ -266,7 +344,7 @@ def end_left_open_by_cell(api: BaseMlflowApi) -> None:
     if cell is None:
         return
     for activation in list(_open.values()):
-        left_open = activation.is_own and not activation.in_block and cell.ran_before_as(activation.cell)
+        left_open = activation.is_own and not activation.in_block and cell.is_rerun_of(activation.cell)
         if left_open and activation.api.store_uri == api.store_uri:
             run = activation.run
             end(run, RunStatus.FINISHED)
@@ -276,23 +354,67 @@ def end_left_open_by_cell(api: BaseMlflowApi) -> None:
             )
 
 
-# --- interpreter exit and fork ---
+# --- closing an API, interpreter exit and fork ---
+
+
+def refuse_open_blocks(api: BaseMlflowApi) -> None:
+    """Refuse to close an API while a block of this process, in whichever thread, still needs it to end.
+
+    Raises:
+        RunAlreadyActive: names the block's run.
+    """
+    for activation in list(_open.values()):
+        if activation.api is api and activation.is_own and activation.in_block and not activation.over:
+            run = activation.run
+            raise RunAlreadyActive(
+                f"run {run.name!r} ({run.id}) is open as a block, and is ended by this API: leave the block "
+                "before the API is closed"
+            )
+
+
+def end_handles(api: BaseMlflowApi, error: BaseException | None = None) -> None:
+    """End the runs of an API that this process holds open as handles, as `error` says.
+
+    All are tried. What fails is raised at last, or logged if `error` is on its way already.
+    """
+    left_open = [a for a in list(_open.values()) if a.api is api and a.is_own and not a.is_ending]
+    failures = []
+    for activation in left_open:
+        was_interrupted = activation.over
+        if _claim(activation) or was_interrupted:  # else another thread was quicker
+            failure = _try_to_end(activation, activation.ends_as or status_after(error))
+            failures += [] if failure is None else [(activation.run, failure)]
+    for run, failure in failures[0 if error is not None else 1 :]:
+        _log_failure(run, failure)
+    if failures and error is None:
+        raise failures[0][1]
+
+
+def _try_to_end(activation: Activation, status: RunStatus) -> Exception | None:
+    """End one of many; a failure is returned, because the others are still to be ended."""
+    try:
+        _end(activation.run, status, activation)
+    except Exception as exc:  # noqa: BLE001 - handed to the caller
+        return exc
+    return None
 
 
 def _end_all() -> None:
-    """End what is still open at interpreter exit: handles as the program went, blocks never left KILLED."""
-    crashed = None if hasattr(sys, "ps1") or "IPython" in sys.modules else getattr(sys, "last_value", None)
+    """End what is still open at interpreter exit: handles as the program went, blocks never left KILLED.
+
+    A program went well unless an exception ended it: Python tells no exit code here, so one that leaves by
+    `sys.exit(3)` went well too. A block sees that exception, and ends FAILED.
+    """
+    crashed = None if is_interactive() else getattr(sys, "last_value", None)
     for activation in list(_open.values()):
         if not activation.is_own:
             continue
-        run = activation.run
         killed = signals.was_terminated() or activation.in_block
         status = activation.ends_as or (RunStatus.KILLED if killed else status_after(crashed))
-        try:
-            _claim(activation)
-            _end(run, status, activation)
-        except WithrunError as exc:
-            logger.error("run %r (%s) could not be ended at exit: %s", run.name, run.id, exc)
+        _claim(activation)
+        failure = _try_to_end(activation, status)
+        if failure is not None:
+            _log_failure(activation.run, failure)
 
 
 atexit.register(_end_all)
@@ -302,7 +424,7 @@ def _after_fork_in_child() -> None:
     # The parent's runs are not the child's to end; a lock that another thread held stays held: start anew.
     global _lock
     _open.clear()
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

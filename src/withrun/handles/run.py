@@ -74,7 +74,7 @@ class RunApi(LoggingVerbs, ArtifactVerbs):
         """How this process holds the run active; None if it never did through this handle."""
         return self._activation
 
-    def adopt(self, activation: Activation) -> None:
+    def adopt(self, activation: Activation | None) -> None:
         """Take note of how the process holds the run active."""
         object.__setattr__(self, "_activation", activation)
 

@@ -6,12 +6,13 @@ What they hold follows `mlflow/tracking/context/` (default, git and notebook pro
 from __future__ import annotations
 
 import getpass
-import os
 import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
+
+from withrun.services.notebook import notebook_name
 
 __all__ = ["source_tags"]
 
@@ -21,7 +22,7 @@ _GIT_TIMEOUT = 5.0  # seconds; a repository on a network mount that hangs must n
 def source_tags() -> dict[str, str]:
     """Who runs what: user, main file or notebook, and the git commit that it stands at."""
     main_file = sys.argv[0] if sys.argv and sys.argv[0] else None
-    notebook = _notebook()
+    notebook = notebook_name()
     return {
         "mlflow.user": _user(),
         "mlflow.source.name": notebook or main_file or "<console>",
@@ -35,16 +36,6 @@ def _user() -> str:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):  # no name in the environment and none in the user database
         return "unknown"
-
-
-def _notebook() -> str | None:
-    """File name of the notebook that this kernel serves, as far as the front end told it."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if shell is None or not hasattr(shell, "kernel"):
-        return None
-    path = shell.user_ns.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
-    return Path(path).name if path else None
 
 
 @lru_cache(maxsize=8)
