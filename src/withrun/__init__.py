@@ -19,12 +19,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from withrun import errors
-    from withrun.api import (
-        BaseMlflowApi,
-    )
-    from withrun.contract import (
-        MlflowApiContract,
-    )
+    from withrun.api import BaseMlflowApi
+    from withrun.contract import MlflowApiContract
     from withrun.fluent import (
         active_run,
         create_experiment,
@@ -56,67 +52,18 @@ if TYPE_CHECKING:
         set_tags,
         start_run,
     )
-    from withrun.handles import (
-        ExpApi,
-        ModelApi,
-        ModelVersionApi,
-        RunApi,
-    )
-    from withrun.plugins import (
-        api_conf_schema,
-        get_api,
-        list_api_plugins,
-    )
-    from withrun.providers.generic import (
-        GenericMlflowApi,
-    )
-    from withrun.providers.mlflow.api import (
-        MlflowApi,
-    )
-    from withrun.schema import (
-        RunStatus,
-    )
-    from withrun.sessions import (
-        bind,
-        session,
-    )
-    from withrun.transfer.file_transfer import (
-        FileTransfer,
-    )
+    from withrun.handles import ExpApi, ModelApi, ModelVersionApi, RunApi
+    from withrun.plugins import api_conf_schema, get_api, list_api_plugins
+    from withrun.providers.generic import GenericMlflowApi
+    from withrun.providers.mlflow.api import MlflowApi
+    from withrun.schema import RunStatus
+    from withrun.sessions import bind, session
+    from withrun.transfer.file_transfer import FileTransfer
 
 _HOME = {
     "errors": "withrun.errors",
     "BaseMlflowApi": "withrun.api",
     "MlflowApiContract": "withrun.contract",
-    "active_run": "withrun.fluent",
-    "create_experiment": "withrun.fluent",
-    "delete_experiment": "withrun.fluent",
-    "delete_experiment_tag": "withrun.fluent",
-    "delete_run": "withrun.fluent",
-    "delete_tag": "withrun.fluent",
-    "end_run": "withrun.fluent",
-    "flush_async_logging": "withrun.fluent",
-    "get_artifact_uri": "withrun.fluent",
-    "get_experiment": "withrun.fluent",
-    "get_experiment_by_name": "withrun.fluent",
-    "get_parent_run": "withrun.fluent",
-    "get_run": "withrun.fluent",
-    "last_active_run": "withrun.fluent",
-    "log_artifact": "withrun.fluent",
-    "log_artifacts": "withrun.fluent",
-    "log_metric": "withrun.fluent",
-    "log_metrics": "withrun.fluent",
-    "log_model_version": "withrun.fluent",
-    "log_param": "withrun.fluent",
-    "log_params": "withrun.fluent",
-    "restore_experiment": "withrun.fluent",
-    "restore_run": "withrun.fluent",
-    "set_experiment": "withrun.fluent",
-    "set_experiment_tag": "withrun.fluent",
-    "set_experiment_tags": "withrun.fluent",
-    "set_tag": "withrun.fluent",
-    "set_tags": "withrun.fluent",
-    "start_run": "withrun.fluent",
     "ExpApi": "withrun.handles",
     "ModelApi": "withrun.handles",
     "ModelVersionApi": "withrun.handles",
@@ -131,6 +78,7 @@ _HOME = {
     "session": "withrun.sessions",
     "FileTransfer": "withrun.transfer.file_transfer",
 }
+"""Where the public names are that are no verbs; those are all in `withrun.fluent`."""
 
 __all__ = [
     "BaseMlflowApi",
@@ -182,10 +130,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module 'withrun' has no attribute {name!r}")
-    module = importlib.import_module(home)
+    module = importlib.import_module(_HOME.get(name, "withrun.fluent"))
     value = module if name == "errors" else getattr(module, name)
     globals()[name] = value
     return value
