@@ -9,7 +9,7 @@ import pytest
 from withrun.errors import IllegalPath
 from withrun.transfer import check_relative, inside, join_url
 from withrun.transfer.paths import check_name
-from withrun.transfer.urls import local_path, name_of, redact, scheme_of
+from withrun.transfer.urls import has_password, local_path, name_of, redact, scheme_of
 
 ILLEGAL = [
     "",
@@ -134,3 +134,21 @@ def test_joining_and_naming() -> None:
 def test_redacted_urls_show_no_credentials() -> None:
     """User, password and query never appear."""
     assert redact("s3://user:secret@host/p?sig=abc") == "s3://host/p"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sftp://u:p@ss@host/x", "sftp://host/x"),
+        ("sftp://u:p/w@host:22/x", "sftp://host:22/x"),
+        ("sftp://u:p?w#@host/x", "sftp://host/x"),
+        ("sftp://u:p w@[::1]:22/x@y", "sftp://[::1]:22/x@y"),
+        ("http://[::1]:80/me@here", "http://[::1]:80/me@here"),
+        ("http://host:80/me@here", "http://host:80/me@here"),
+        ("s3://bucket/a//x:y@z", "s3://bucket/a//x:y@z"),
+    ],
+)
+def test_odd_passwords_are_redacted_and_paths_are_not(url: str, shown: str) -> None:
+    """A password goes whole, also one with `@`, `/` or `?` in it; an `@` in the path stays."""
+    assert redact(url) == shown
+    assert has_password(url) == (url != shown)

@@ -26,6 +26,7 @@ from withrun.errors import (
 from withrun.transfer import FileTransfer, ObjMeta
 from withrun.transfer.progress import Bar
 from withrun.transfer.rclone import LARGE, Rclone
+from withrun.transfer.rclone_errors import translate
 from withrun.transfer.rclone_process import Launcher, quoted
 
 ft = FileTransfer(prog_bar=False)
@@ -407,3 +408,23 @@ def test_a_pull_leaves_nothing_of_an_earlier_one(bucket: str, folder: Path, tmp_
         assert contents(target) == contents(folder if name == "one" else tmp_path / "other")
     ft.pull(f"{bucket}/one/a.txt", target)
     assert target.read_text() == "alpha"
+
+
+def test_a_password_is_never_on_a_command_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL with a password is refused for a remote that is configured, without showing the password."""
+    config = tmp_path / "rclone.conf"
+    config.write_text("[sftp]\ntype = alias\nremote = /nowhere\n")
+    monkeypatch.setenv("RCLONE_CONFIG", str(config))
+    for password in ("secret", "s@secret", "s/secret"):
+        with pytest.raises(InvalidArgument, match="password") as caught:
+            ft.push(folder, f"sftp://me:{password}@host/x")
+        assert "secret" not in str(caught.value)
+
+
+def test_rclones_words_are_told_without_passwords() -> None:
+    """What rclone says of a URL is told without its user and password, an `@` in it or not."""
+    error = translate('Get "https://u:p@ss@host/x": oops', asked="list it", url="http://host/x")
+    assert "https://host/x" in str(error)
+    assert "ss@" not in str(error)

@@ -89,7 +89,7 @@ def _cleaned(words: str, secrets: Iterable[str]) -> str:
     text = _NOISE.sub("", words)
     for secret in sorted((secret for secret in secrets if secret), key=len, reverse=True):
         text = text.replace(secret, "***")
-    text = re.sub(r"//[^/@\s\"]*@", "//", text)
+    text = re.sub(r"//[^/\s\"]*@", "//", text)
     lines = dict.fromkeys(
         line.strip()
         for line in text.splitlines()

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from withrun.errors import InvalidArgument
-from withrun.transfer.urls import redact, scheme_of
+from withrun.transfer.urls import has_password, redact, scheme_of
 
 __all__ = ["Remote", "build_remote", "configured_remote"]
 
@@ -44,8 +44,17 @@ class Remote:
 
 
 def configured_remote(url: str) -> Remote:
-    """The remote that the user's rclone configuration has under the URL's scheme."""
+    """The remote that the user's rclone configuration has under the URL's scheme.
+
+    Raises:
+        InvalidArgument: the URL holds a password, which would be part of the path on rclone's command line.
+    """
     scheme = url.partition(":")[0]
+    if has_password(url):
+        raise InvalidArgument(
+            f"{redact(url)!r} was given with a password, but rclone's configuration has a remote {scheme!r}, "
+            "whose own is used. Leave user and password out of the URL."
+        )
     return Remote(f"{scheme}:{_rest(url)}")
 
 

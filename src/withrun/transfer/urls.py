@@ -15,6 +15,7 @@ from withrun.errors import InvalidArgument
 from withrun.transfer.paths import check_relative
 
 __all__ = [
+    "has_password",
     "is_proxied",
     "join_url",
     "local_path",
@@ -26,7 +27,9 @@ __all__ = [
 
 # One letter is a drive on the platforms that have them, and no scheme anywhere.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-_]+):")
-_USERINFO = re.compile(r"//[^/@\s]*@")
+# Greedy: an `@` may be part of the password. So may a `/`, though it should be escaped: what follows the
+# first colon is then no port.
+_USERINFO = re.compile(r"^([^/]*//)(?:[^/]*|[^/@\[]*:(?!\d*(?:[/?#]|$)).*)@", re.DOTALL)
 _QUERY = re.compile(r"\?.*", re.DOTALL)
 
 
@@ -96,6 +99,12 @@ def is_proxied(url: str) -> bool:
     return scheme == "mlflow-artifacts"
 
 
+def has_password(url: str) -> bool:
+    """Whether the URL holds a password, or what may be one, before its host."""
+    userinfo = _USERINFO.match(url)
+    return userinfo is not None and ":" in userinfo[0][len(userinfo[1]) :]
+
+
 def redact(url: str) -> str:
     """Return the URL as an error may show it: without user, password and query."""
-    return _QUERY.sub("", _USERINFO.sub("//", url)) if scheme_of(url) not in ("", "file") else url
+    return _QUERY.sub("", _USERINFO.sub(r"\1", url)) if scheme_of(url) not in ("", "file") else url
