@@ -11,6 +11,7 @@ import pytest
 
 from tests.services.conftest import MakeService
 from withrun.cache.artifacts import ArtifactCache
+from withrun.cache.trim import trim
 from withrun.errors import (
     ArtifactNotFound,
     CacheError,
@@ -22,7 +23,9 @@ from withrun.errors import (
 )
 from withrun.schema import Run
 from withrun.services.artifacts import ArtifactService, of_run
+from withrun.services.long_values import LongValues
 from withrun.transfer.file_transfer import FileTransfer
+from withrun.values import make_preview
 
 
 def repo(run: Run) -> Path:
@@ -210,6 +213,23 @@ def test_lent_source_survives_newer_copies_and_cleaning(
     assert not one.is_symlink()
     assert not folder.is_symlink()
     one.write_text("writable again")
+
+
+def test_lent_source_survives_a_move_of_its_link(
+    cached: ArtifactService, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is lent stays though its link is elsewhere now; only cleaning removes it, and says so."""
+    one, two, moved = tmp_path / "one", tmp_path / "two", tmp_path / "moved"
+    one.write_text("1")
+    two.write_text("2")
+    cached.log(run, one, "m", allow_duplication=False)
+    one.rename(moved)
+    cached.log(run, two, "m")
+    cached.get(of_run(run, "m"))
+    trim(ArtifactCache(tmp_path / "cache"), 0)
+    assert moved.read_text() == "1"
+    cached.clean_all()
+    assert str(one) in caplog.text
 
 
 def test_source_in_the_cache(cached: ArtifactService, run: Run, tmp_path: Path) -> None:
@@ -478,3 +498,19 @@ def test_empty_folder(cached: ArtifactService, run: Run, tmp_path: Path) -> None
     except WithrunError as error:  # pragma: no cover - says why in the failure
         pytest.fail(str(error))
     assert (repo(run) / "d" / "inner").is_dir()
+
+
+def test_long_value_after_a_torn_upload(direct: ArtifactService, run: Run) -> None:
+    """A long value whose earlier upload was cut off is published again, and reads back whole."""
+    text = "ü" * 7000
+    preview = make_preview(text)[1]
+    torn = repo(run) / preview.path
+    torn.parent.mkdir(parents=True)
+    torn.write_text(text[:10])
+    values = LongValues(direct, "artifact")
+    values.publish(run, [text])
+    assert values.whole(run, preview) == text
+    torn.chmod(0o400)
+    before = torn.stat().st_ino
+    values.publish(run, [text])
+    assert torn.stat().st_ino == before

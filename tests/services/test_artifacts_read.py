@@ -12,6 +12,7 @@ import pytest
 
 from tests.services.conftest import MakeService
 from withrun.cache.artifacts import ArtifactCache
+from withrun.cache.trim import list_artifacts, trim
 from withrun.errors import (
     ArtifactNotCached,
     ArtifactNotFound,
@@ -193,6 +194,49 @@ def test_placed_link_follows_new_copies(
         assert (tmp_path / "t").read_text() == content
 
 
+def test_placed_link_outlives_publishing(
+    cached: ArtifactService, run: Run, repo: Path, tmp_path: Path
+) -> None:
+    """A placed link leads to what it did though more was published to the run, and then to the next pull."""
+    cached.place(of_run(run, "a"), tmp_path / "t")
+    (tmp_path / "new").write_text("new")
+    for index in range(2):
+        cached.log(run, tmp_path / "new", f"a/new{index}", use_cache=False)
+        assert (tmp_path / "t" / "b.txt").read_text() == "b"
+    assert (cached.get(of_run(run, "a")) / "new1").read_text() == "new"
+    assert (tmp_path / "t" / "new1").read_text() == "new"
+
+
+def test_placed_link_outlives_trimming(cached: ArtifactService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """Trimming leaves what a placed link leads to, until the link is removed; an export's as well."""
+    cached.place(of_run(run, "a"), tmp_path / "t")
+    cached.log(run, repo / "top.txt", "a/top", use_cache=False)
+    cache = ArtifactCache(tmp_path / "cache")
+    assert [a.key and a.key.path for a in trim(cache, 0).in_use] == ["a"]
+    assert (tmp_path / "t" / "b.txt").read_text() == "b"
+    (tmp_path / "t").unlink()
+    trim(cache, 0)
+    assert list_artifacts(cache) == []
+
+
+def test_placed_from_an_export(make: MakeService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """A link placed from an export keeps leading somewhere when the export becomes a cache."""
+    make().export(of_run(run, "a"), tmp_path / "export")
+    service = make(cache=ArtifactCache(tmp_path / "export"), cache_local_artifacts=True)
+    service.place(of_run(run, "a"), tmp_path / "t")
+    service.log(run, repo / "top.txt", "a/top", use_cache=False)
+    assert (tmp_path / "t" / "b.txt").read_text() == "b"
+    service.get(of_run(run, "a"))
+    assert (tmp_path / "t" / "top").read_text() == "top"
+
+
+def test_place_in_the_runs_folder(direct: ArtifactService, run: Run, repo: Path) -> None:
+    """Nothing is placed in the run's own repo, where it would be an artifact."""
+    with pytest.raises(InvalidArgument, match="overlaps"):
+        direct.place(of_run(run, "a/b.txt"), repo / "other.txt")
+    assert not (repo / "other.txt").exists()
+
+
 # --- export, offline ---
 
 
@@ -211,6 +255,16 @@ def test_export_serves_offline(make: MakeService, run: Run, repo: Path, tmp_path
     listed = offline.list(of_run(run, "a"))
     assert isinstance(listed, list)
     assert {meta.Name for meta in listed} == {"b.txt", "deep"}
+
+
+@pytest.mark.parametrize("first", ["a", "a/b.txt"])
+def test_newest_export_counts(make: MakeService, run: Run, repo: Path, tmp_path: Path, first: str) -> None:
+    """Where exports of a folder and of a file in it overlap, the newer one is served."""
+    make().export(of_run(run, first), tmp_path / "export")
+    (repo / "a/b.txt").write_text("new")
+    make().export(of_run(run, "a/b.txt" if first == "a" else "a"), tmp_path / "export")
+    offline = make(cache=ArtifactCache(tmp_path / "export"), offline_mode=True)
+    assert offline.get(of_run(run, "a/b.txt")).read_text() == "new"
 
 
 def test_export_into_the_cache(cached: ArtifactService, run: Run, repo: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from withrun.cache import lending
+from withrun.cache import lending, placed
 from withrun.cache.layout import Key
 from withrun.cache.locks import exclusive, reading, removing, try_exclusive
 from withrun.cache.manifest import equals, seal
@@ -30,6 +30,7 @@ from withrun.cache.opened import nothing_open_below
 from withrun.cache.versions import (
     CURRENT,
     began,
+    began_in,
     is_entry,
     name_for,
     note_use,
@@ -86,11 +87,15 @@ class ArtifactCache:
         real = Path(os.path.realpath(path.parent)) / path.name
         return real.is_relative_to(os.path.realpath(self.artifacts))
 
-    def lasting(self, path: Path) -> Path:
-        """Return a path that leads to what `path`, of a cached copy, does, and later to a newer copy."""
+    def lasting(self, path: Path, link: Path) -> Path:
+        """Return what a link, to be made at `link`, leads by to what `path`, of a cached copy, does.
+
+        Later it leads to a newer copy. For as long as the link is there, `forget` and trimming leave it one.
+        """
         real = Path(os.path.realpath(path.parent)) / path.name
-        owner, entry, _, *rest = real.relative_to(os.path.realpath(self.artifacts)).parts
-        return self.artifacts.joinpath(owner, entry, CURRENT, *rest)
+        owner, entry, version, *rest = real.relative_to(os.path.realpath(self.artifacts)).parts
+        through = placed.link_through(self.artifacts / owner / entry, version, link)
+        return self.artifacts.joinpath(owner, entry, through, *rest)
 
     @contextlib.contextmanager
     def reading(self, key: Key) -> Iterator[Path | None]:
@@ -113,20 +118,24 @@ class ArtifactCache:
 
     def _cover(self, key: Key) -> tuple[str | None, str | None]:
         """Find the newest version that covers `key`, and the path of `key` in it if it is there."""
-        newest, version, path = -1, None, ""
+        found: list[tuple[str, str, str]] = []  # an entry's folder, its version, what is asked for in it
         rest, at = "", key
         while True:
             folder = f"{self._base}/{at.folder}"
             name = served(folder)
-            if name is not None and began(name) > newest:
-                newest, version = began(name), f"{folder}/{name}"
-                path = f"{version}/content/{at.name}{rest}"
+            if name is not None:
+                found.append((folder, name, f"{at.name}{rest}"))
             if not at.path:
                 break
             rest = f"/{at.name}{rest}"
             at = at.above()
-        if version is None:
+        if not found:
             return None, None
+        if len(found) > 1:
+            found.sort(key=lambda entry: began_in(entry[0], entry[1]), reverse=True)
+        folder, name, inner = found[0]
+        version = f"{folder}/{name}"
+        path = f"{version}/content/{inner}"
         try:
             mode = os.lstat(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -175,7 +184,7 @@ class ArtifactCache:
         start = max(time.time_ns(), after + 1)
         try:
             write(content)
-            manifest = seal(content, owner=key.owner, path=key.path)
+            manifest = seal(content, owner=key.owner, path=key.path, began=start)
             (part / "manifest.json").write_bytes(msgspec.json.encode(manifest))
         except Exception as error:
             if isinstance(error, ArtifactNotFound) or _is_disk_full(error, self.root):
@@ -222,8 +231,8 @@ class ArtifactCache:
     def forget(self, key: Key) -> None:
         """Serve nothing any more that overlaps `key`: something was, or is about to be, published there.
 
-        Copies that are being read, or that a user's own file is a link to, stay on the disk for as long as
-        that lasts. A pull that is under way starts again.
+        Copies that are being read, or that a link leads to which a user's own file became or which was
+        placed, stay on the disk for as long as that lasts. A pull that is under way starts again.
         """
         self._drop(key, give_back=False)
 
@@ -284,6 +293,8 @@ class ArtifactCache:
                 free = stack.enter_context(removing(version))
                 if not free or lending.is_lent(version) or not nothing_open_below(version):
                     return False
+            if placed.held(folder) is not None:
+                return False
             if not dry_run:
                 unserve(folder)
                 shutil.rmtree(folder)
@@ -307,6 +318,7 @@ class ArtifactCache:
         if give_back:
             for version in versions(folder):
                 lending.give_back(version)
+            placed.forget(folder)
         unserve(folder)
         with try_exclusive(self._lock_of(folder)) as held:
             if not held:

@@ -9,6 +9,8 @@ cache_dir/
 │       └── ENTRY/                  one artifact, by the hash of its path in the run
 │           ├── path.json           that path
 │           ├── current -> VERSION  what is served; in an export the version itself
+│           ├── placed -> VERSION   what placed links lead to, served or not; only where there are any
+│           ├── links               where those are
 │           ├── VERSION/            named by when its pull began, so that the newer has the greater name
 │           │   ├── manifest.json   path, sizes and hashes
 │           │   ├── lent            only where a user's own file became a link to this: its path

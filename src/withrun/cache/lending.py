@@ -1,11 +1,12 @@
 """Lending: a user's own file or folder became a link to its copy in the cache, to save disk.
 
-What is lent is the user's: it stays for as long as the link points to it, and cleaning gives it back, so that
-no cleaning or newer copy ever takes it away.
+What is lent is the user's: no trimming or newer copy ever takes it away, and cleaning gives it back. Where
+the link can't be found any more, because it was moved or removed, only cleaning removes what it led to.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -14,26 +15,34 @@ from pathlib import Path
 from withrun.cache.manifest import unprotect
 from withrun.errors import CacheError
 
-__all__ = ["give_back", "is_lent", "lend"]
+__all__ = ["beside", "give_back", "is_lent", "lend", "replace_by_link"]
 
 _NOTE = "lent"
+_log = logging.getLogger("withrun")
 
 
 def lend(content: Path, source: Path) -> None:
-    """Replace the user's `source` by a link to its copy at `content`, a path in a version's folder."""
+    """Replace the user's `source` by a link to its copy at `content`, a path in a version's folder.
+
+    A copy is lent once; then another source of the same content stays as it is.
+    """
     version = content.parent.parent
-    (version / _NOTE).write_bytes(os.fsencode(source))
+    try:
+        with (version / _NOTE).open("xb") as note:
+            note.write(os.fsencode(source))
+    except FileExistsError:
+        return  # it is lent to another already, whose note must stay; this one keeps its own
     replace_by_link(source, content)
 
 
 def replace_by_link(source: Path, target: Path) -> None:
     """Replace the file or folder `source` by a symlink to `target`; at no time is neither there."""
-    fresh = _beside(source)
+    fresh = beside(source)
     fresh.symlink_to(target)
     if source.is_dir():
         # A link can't be renamed over a folder. Between these two lines the folder has another name beside
         # its own; it is removed after the link is in place.
-        aside = _beside(source)
+        aside = beside(source)
         source.rename(aside)
         fresh.replace(source)
         shutil.rmtree(aside)
@@ -42,21 +51,32 @@ def replace_by_link(source: Path, target: Path) -> None:
 
 
 def is_lent(version: Path) -> bool:
-    """Tell whether a user's link still points into the folder `version`."""
-    return _borrower(version) is not None
+    """Tell whether the folder `version` holds what was a user's own.
+
+    So it does when the link is no longer where it was made: it may have been moved.
+    """
+    return (version / _NOTE).exists()
 
 
 def give_back(version: Path) -> None:
-    """Put what was lent back in the place of the user's link; nothing if there is no such link any more.
+    """Put what was lent back in the place of the user's link, before the copy is removed.
 
     Raises:
         CacheError: it can't be put there; nothing is removed then.
     """
+    if not is_lent(version):
+        return
     link = _borrower(version)
     if link is None:
+        _log.warning(
+            "Removing from the cache what %s was replaced by a link to: no such link is there any more. "
+            "If it was moved, it leads nowhere now; the artifact can be pulled again.",
+            _lent_to(version),
+        )
+        (version / _NOTE).unlink(missing_ok=True)
         return
     content = link.readlink()
-    fresh = _beside(link)
+    fresh = beside(link)
     try:
         if content.is_dir():
             shutil.copytree(content, fresh, copy_function=_link_or_copy)
@@ -74,9 +94,13 @@ def give_back(version: Path) -> None:
     (version / _NOTE).unlink(missing_ok=True)
 
 
+def _lent_to(version: Path) -> Path:
+    return Path(os.fsdecode((version / _NOTE).read_bytes()))
+
+
 def _borrower(version: Path) -> Path | None:
     try:
-        link = Path(os.fsdecode((version / _NOTE).read_bytes()))
+        link = _lent_to(version)
         target = link.readlink()
     except OSError:
         return None
@@ -84,8 +108,9 @@ def _borrower(version: Path) -> Path | None:
     return link if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(version)) else None
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".withrun-{secrets.token_hex(8)}")
+def beside(path: Path) -> Path:
+    """A free name beside `path` that tells what it was, should a process die while it is called so."""
+    return path.with_name(f".withrun-{secrets.token_hex(8)}-{path.name[:50]}")
 
 
 def _link_or_copy(source: str, target: str) -> None:

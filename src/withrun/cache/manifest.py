@@ -40,20 +40,17 @@ class Manifest(msgspec.Struct, frozen=True):
         path: its path there; empty for all of it.
         is_file: whether it is a single file; `files` then holds it under its name.
         files: by path below the artifact, POSIX.
+        began: when its pull began (nanoseconds since the epoch); exports have it nowhere else.
     """
 
     owner: str
     path: str
     is_file: bool
     files: dict[str, FileRecord]
-
-    @property
-    def size(self) -> int:
-        """The bytes of all files."""
-        return sum(record.size for record in self.files.values())
+    began: int = 0
 
 
-def seal(content: Path, *, owner: str, path: str) -> Manifest:
+def seal(content: Path, *, owner: str, path: str, began: int = 0) -> Manifest:
     """Hash, sync and write-protect the file or folder `content`; folders stay writable, to be removable.
 
     Raises:
@@ -70,7 +67,7 @@ def seal(content: Path, *, owner: str, path: str) -> Manifest:
     files = [(content.name, content)] if is_file else list(_files(content, ""))
     with ThreadPoolExecutor(min(_WORKERS, len(files) or 1), "withrun-cache") as pool:
         records = dict(pool.map(_seal_file, files))
-    return Manifest(owner=owner, path=path, is_file=is_file, files=records)
+    return Manifest(owner=owner, path=path, is_file=is_file, files=records, began=began)
 
 
 def differences(content: Path, manifest: Manifest) -> list[str]:

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from withrun.cache import lending
+from withrun.cache import lending, placed
 from withrun.cache.locks import removing
 from withrun.cache.manifest import Manifest
 
 __all__ = [
     "CURRENT",
     "began",
+    "began_in",
     "is_entry",
     "name_for",
     "note_use",
@@ -40,7 +41,8 @@ _USE_INTERVAL = 60.0
 """Seconds between two notes of an artifact's use: looking one up writes nothing most of the time."""
 
 _VERSION = re.compile(r"v[0-9a-f]{16}")
-_CHILD = re.compile(rf"{_VERSION.pattern}|{CURRENT}(\.[0-9a-f]+)?|part|path\.json")
+_POINTER = rf"({CURRENT}|{placed.PLACED})(\.[0-9a-f]+)?"
+_CHILD = re.compile(rf"{_VERSION.pattern}|{_POINTER}|{placed.LINKS}|part|path\.json")
 
 
 def name_for(began: int) -> str:
@@ -51,6 +53,14 @@ def name_for(began: int) -> str:
 def began(name: str) -> int:
     """Return when the pull of a version began; 0 for an exported copy."""
     return int(name[1:], 16) if _VERSION.fullmatch(name) else 0
+
+
+def began_in(folder: str, name: str) -> int:
+    """Return when the pull of an entry's version began, of an exported copy too."""
+    if name != CURRENT:
+        return began(name)
+    manifest = read_manifest(Path(folder, name))
+    return manifest.began if manifest is not None else 0
 
 
 def is_entry(folder: Path) -> bool:
@@ -82,14 +92,16 @@ def serve(folder: Path, version: Path, *, portable: bool) -> Path:
         if pointer.is_symlink():
             pointer.unlink()
         elif pointer.exists():
-            pointer.rename(folder / name_for(0))
+            pointer.rename(folder / _aside())
         version.rename(pointer)
+        placed.follow(folder, CURRENT)
         return pointer
     fresh = folder / f"{CURRENT}.{secrets.token_hex(8)}"
     fresh.symlink_to(version.name)
     if pointer.is_dir() and not pointer.is_symlink():
-        pointer.rename(folder / name_for(0))  # an export that became a cache
+        pointer.rename(folder / _aside())  # an export that became a cache
     fresh.replace(pointer)
+    placed.follow(folder, version.name)
     _sync(folder)
     return version
 
@@ -104,7 +116,14 @@ def unserve(folder: Path) -> None:
     except (IsADirectoryError, PermissionError):  # macOS says EPERM of a folder
         if pointer.is_symlink() or not pointer.is_dir():
             raise
-        pointer.rename(folder / name_for(time.time_ns()))
+        aside = _aside()
+        pointer.rename(folder / aside)
+        placed.follow(folder, aside, only=CURRENT)
+
+
+def _aside() -> str:
+    """A name of its own for a version that was served by no name, older than all that have one."""
+    return name_for(secrets.randbits(48))
 
 
 def versions(folder: Path) -> list[Path]:
@@ -117,22 +136,24 @@ def versions(folder: Path) -> list[Path]:
 
 
 def remove_old(folder: Path, *, keep: int = 0) -> None:
-    """Remove the versions that are not served, are not being read, and are not lent to a user.
+    """Remove the versions that are not served, not being read, not lent to a user, and not placed.
 
     Args:
         folder: the entry's.
         keep: how many of the newest stay all the same, for who was given their path a moment ago.
     """
     current = served(str(folder))
-    old = [version for version in versions(folder) if version.name != current]
+    kept = (current, placed.held(folder))
+    old = [version for version in versions(folder) if version.name not in kept]
     for version in old[keep:]:
         if lending.is_lent(version):
             continue
         with removing(version) as free:
             if free:
                 shutil.rmtree(version)
-    for stray in folder.glob(f"{CURRENT}.*"):  # a process died between making and swapping it
-        stray.unlink(missing_ok=True)
+    for name in (CURRENT, placed.PLACED):
+        for stray in folder.glob(f"{name}.*"):  # a process died between making and swapping it
+            stray.unlink(missing_ok=True)
 
 
 def read_manifest(version: Path) -> Manifest | None:

@@ -26,6 +26,7 @@ from withrun.services import source as sources
 from withrun.services.location import Location, of_run, of_version
 from withrun.services.placing import place
 from withrun.services.publishing import Publisher, pull
+from withrun.transfer.urls import local_path
 
 if TYPE_CHECKING:
     import httpx
@@ -176,9 +177,11 @@ class ArtifactService:
         goal = Path(target)
         with self._held(where) as path:
             in_cache = self._cache is not None and self._cache.holds(path)
-            clear = self._cache.artifacts if self._cache is not None and in_cache else path
+            # All of the run's folder: what is placed in it would be one of its artifacts.
+            home = (local_path(where.root) if where.is_local else None) or path
+            clear = self._cache.artifacts if self._cache is not None and in_cache else home
             if link:
-                aim = self._cache.lasting(path) if self._cache is not None and in_cache else path
+                aim = self._cache.lasting(path, goal) if self._cache is not None and in_cache else path
                 place(goal, lambda at: at.symlink_to(aim.absolute()), overwrite=overwrite, keep_clear=[clear])
             else:
                 place(goal, lambda at: _copy_protected(path, at), overwrite=overwrite, keep_clear=[clear])
@@ -219,6 +222,14 @@ class ArtifactService:
             return self._transfer.ls(where.url, http=self._client(where)) != []
         except ArtifactNotFound:
             return False
+
+    def size(self, where: Location) -> int | None:
+        """The bytes of a file in the repo; None if no file lies there."""
+        try:
+            found = self._transfer.ls(where.url, http=self._client(where))
+        except ArtifactNotFound:
+            return None
+        return None if isinstance(found, list) else found.Size
 
     # --- cleaning ---
 

@@ -66,8 +66,8 @@ class LongValues:
         """Keep whole texts as artifacts of their run. To be done before a preview of them is stored."""
         for text in whole:
             path = make_preview(text)[1].path
-            # Named by its digest: what lies there already is that text.
-            if not self._artifacts.exists(of_run(run, path)):
+            # Named by its digest: what lies there already is that text, unless its upload was cut off.
+            if self._artifacts.size(of_run(run, path)) != len(text.encode()):
                 self._artifacts.log(run, partial(_write, text), path)
 
     def whole(self, run: Run, preview: Preview) -> str:

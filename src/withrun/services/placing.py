@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from withrun.cache.lending import beside
 from withrun.errors import InvalidArgument, TargetExists, TransferError
+from withrun.services.source import delete
 
 __all__ = ["place"]
 
@@ -32,7 +32,7 @@ def place(target: Path, make: Callable[[Path], None], *, overwrite: bool, keep_c
     _check(target, keep_clear)
     if os.path.lexists(target) and not overwrite:
         raise _exists(target)
-    fresh = target.with_name(f".withrun-{secrets.token_hex(8)}")
+    fresh = beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         make(fresh)
@@ -46,7 +46,7 @@ def place(target: Path, make: Callable[[Path], None], *, overwrite: bool, keep_c
         ) from error
     finally:
         with contextlib.suppress(NotADirectoryError):  # the folder to place it in is a file
-            _delete(fresh)
+            delete(fresh)
 
 
 def _put(fresh: Path, target: Path, *, overwrite: bool) -> None:
@@ -69,7 +69,7 @@ def _put(fresh: Path, target: Path, *, overwrite: bool) -> None:
     if not real_folder and not (fresh.is_dir() and not fresh.is_symlink()):
         fresh.replace(target)
         return
-    aside = target.with_name(f".withrun-{secrets.token_hex(8)}")
+    aside = beside(target)
     with contextlib.suppress(FileNotFoundError):
         target.rename(aside)
     try:
@@ -78,7 +78,13 @@ def _put(fresh: Path, target: Path, *, overwrite: bool) -> None:
         if os.path.lexists(aside):
             aside.rename(target)
         raise
-    _delete(aside)
+    try:
+        delete(aside)
+    except OSError as error:
+        raise TransferError(
+            f"The artifact is at {str(target)!r} now, but what was there before could not be removed: "
+            f"{error.strerror or error}. What is left of it is at {str(aside)!r}."
+        ) from error
 
 
 def _check(target: Path, keep_clear: list[Path]) -> None:
@@ -100,10 +106,3 @@ def _exists(target: Path) -> TargetExists:
     return TargetExists(
         f"Something is at {str(target)!r} already. Give overwrite=True to replace it, or another target."
     )
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
