@@ -11,6 +11,7 @@ WithrunError
 ├── RunAlreadyActive                      a run started inside another's block without saying how they relate
 ├── RunClosed                             a run that is over can't be entered or ended again
 ├── OfflineError                          the call needs the server, and the API is offline
+│   └── NotCached (NotFound)              … and its cache does not hold the entity
 ├── ServerError                           the server answered, and refused or failed (.status, .code)
 ├── ServerUnreachable (ConnectionError)   no answer from the server
 ├── ArtifactNotFound (FileNotFoundError)  a run or version holds nothing at that path
@@ -22,7 +23,8 @@ WithrunError
 └── MissingDependency (ImportError)       an optional package is needed; the message names the extra
 ```
 
-A message says what was asked, what was found, and the way out. Credentials never appear in one.
+A message says what was asked, what was found, and the way out. Credentials never appear in one. Beside these,
+`flush(timeout)` raises Python's own `TimeoutError`, and loaders and dumpers pass whatever they raise.
 """
 
 from __future__ import annotations

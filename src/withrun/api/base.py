@@ -31,7 +31,8 @@ from withrun.query.pushing import NoPushDown, PushDown
 from withrun.services import identify
 from withrun.services.assembly import Options, Services, assemble
 from withrun.services.long_values import OnLongValue
-from withrun.services.tag_keys import DataTranslation, TagKeys
+from withrun.services.tag_keys import TagKeys
+from withrun.services.translation import DataTranslation
 from withrun.transfer.file_transfer import FileTransfer
 
 if TYPE_CHECKING:

@@ -53,7 +53,9 @@ class RunsContract(ABC):
         """Start a run and make it the active one of the current context for this API.
 
         As a block, leaving ends it: FINISHED, FAILED by an exception, KILLED by an interrupt. As a handle
-        it stays active until `end_run`.
+        it stays active until `end_run`. One that is open when the interpreter exits ends as the program
+        did: FINISHED, or FAILED by an uncaught exception; `sys.exit(3)`, whose code is told to nobody then, counts
+        as FINISHED: a block sees it and ends FAILED.
 
         Args:
             exp: the experiment or its ID.
@@ -125,7 +127,7 @@ class RunsContract(ABC):
 
     @abstractmethod
     def log_params(self, run: RunLike, params: Mapping[str, Any]) -> RunApi:
-        """Log params: nested dict of JSON values. A param keeps the value that it got first."""
+        """Log params: nested dict of JSON values. One that has another value already is an error."""
 
     @abstractmethod
     def log_metrics(self, run: RunLike, metrics: Mapping[str, Any]) -> RunApi:

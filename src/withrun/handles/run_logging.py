@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,14 +14,27 @@ from withrun.errors import InvalidArgument
 from withrun.handles.base import Handle
 from withrun.schema import Run
 from withrun.services.identify import check_timeout
-from withrun.values import decode, drop, put
+from withrun.values import drop, put, value_at
 
 if TYPE_CHECKING:
+    from withrun.api import BaseMlflowApi
     from withrun.services.runs import RunService
 
 __all__ = ["LoggingVerbs"]
 
 V = TypeVar("V")
+
+_view_lock = threading.RLock()
+"""Held while a handle's view changes, for microseconds. One for all handles, so that a fork renews just one."""
+
+
+def _after_fork_in_child() -> None:
+    # A lock that another thread of the parent held would stay held for ever.
+    global _view_lock
+    _view_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class LoggingVerbs(Run, Handle):
@@ -29,6 +44,10 @@ class LoggingVerbs(Run, Handle):
 
     if TYPE_CHECKING:
         _param_texts: dict[str, str]
+
+    def _bind(self, api: BaseMlflowApi) -> None:
+        super()._bind(api)
+        object.__setattr__(self, "_param_texts", {})
 
     @property
     def _runs(self) -> RunService:
@@ -49,7 +68,7 @@ class LoggingVerbs(Run, Handle):
         return value
 
     def log_params(self, params: Mapping[str, Any], synchronous: bool | None = None) -> Self:
-        """Log params: nested dict of JSON values. A param keeps the value that it got first.
+        """Log params: nested dict of JSON values. A param is logged once; its value again changes nothing.
 
         Raises:
             InvalidArgument: this handle logged another value under one of the keys; nothing is logged then.
@@ -65,8 +84,7 @@ class LoggingVerbs(Run, Handle):
                 )
         runs.log_params(self, texts, synchronous)
         self._param_texts.update(texts)
-        for key, text in texts.items():
-            put(self.params, key, decode(text))
+        self._show("params", runs.values_of(texts))
         return self
 
     def log_metric(
@@ -96,8 +114,7 @@ class LoggingVerbs(Run, Handle):
         timestamp: int | None = None,
     ) -> Self:
         """Log one point of each metric: nested dict of numbers; see `log_metric`."""
-        for key, value in self._runs.log_metrics(self.id, metrics, step, synchronous, timestamp).items():
-            put(self.metrics, key, value)
+        self._show("metrics", self._runs.log_metrics(self.id, metrics, step, synchronous, timestamp))
         return self
 
     def set_tag(self, key: str, value: Any, synchronous: bool | None = None) -> Self:
@@ -106,17 +123,31 @@ class LoggingVerbs(Run, Handle):
 
     def set_tags(self, tags: Mapping[str, Any], synchronous: bool | None = None) -> Self:
         """Set tags: nested dict of JSON values; other tags stay as they are."""
-        texts = self._runs.set_tags(self, tags, synchronous)
-        for key, text in texts.items():
-            put(self.tags, key, text if key.startswith("mlflow.") else decode(text))
+        runs = self._runs
+        texts = runs.set_tags(self, tags, synchronous)
+        self._show("tags", runs.values_of(texts))
         self.name = texts.get("mlflow.runName", self.name)  # the tag by which MLflow names a run
         return self
 
     def delete_tag(self, key: str) -> Self:
         """Delete one tag; one that is absent counts as deleted."""
         self._runs.delete_tag(self.id, key)
-        drop(self.tags, key)
+        held = value_at(self.tags, key)
+        if isinstance(held, dict) and held:
+            # One tag whose value is a dict, or several that nest: the store tells.
+            self.__dict__["tags"] = self._runs.fetch(self.id).tags
+        else:
+            with _view_lock:
+                self.__dict__["tags"] = drop(self.tags, key)
         return self
+
+    def _show(self, field: str, logged: Mapping[str, Any]) -> None:
+        """Set what was logged, by flat key, in the handle's own view of it."""
+        with _view_lock:
+            view = self.__dict__[field]
+            for key, value in logged.items():
+                view = put(view, key, value)
+            self.__dict__[field] = view
 
     def flush(self, timeout: float | None = None) -> Self:
         """Return once all that was logged to this run is in the store.

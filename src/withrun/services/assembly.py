@@ -21,7 +21,8 @@ from withrun.services.models import ModelService
 from withrun.services.offline import offline_backend
 from withrun.services.runs import RunService
 from withrun.services.search import SearchService
-from withrun.services.tag_keys import DataTranslation, TagKeys
+from withrun.services.tag_keys import TagKeys
+from withrun.services.translation import DataTranslation
 from withrun.services.writes import DirectWrites, WritePath
 from withrun.transfer.file_transfer import FileTransfer
 

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta, timezone
 from withrun.backend import ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
 from withrun.errors import ServerError
 from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
-from withrun.services.tag_keys import DataTranslation, TagKeys
+from withrun.services.tag_keys import TagKeys
+from withrun.services.translation import DataTranslation
 from withrun.values import Preview, complete, metric_from_store, unflatten
 
 __all__ = ["EntityBuilder", "from_milliseconds"]

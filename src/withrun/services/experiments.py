@@ -10,7 +10,7 @@ from withrun.errors import AlreadyExists, InvalidArgument, NotFound
 from withrun.schema import Experiment
 from withrun.services.entities import EntityBuilder
 from withrun.services.identify import check_types
-from withrun.services.tag_keys import DataTranslation
+from withrun.services.translation import DataTranslation
 from withrun.values import check_key
 
 __all__ = ["ExperimentService"]

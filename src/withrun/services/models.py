@@ -14,7 +14,7 @@ from withrun.errors import AlreadyExists, InvalidArgument, NotFound
 from withrun.schema import Model, ModelVersion, Run
 from withrun.services.entities import EntityBuilder
 from withrun.services.runs import RunService
-from withrun.services.tag_keys import DataTranslation
+from withrun.services.translation import DataTranslation
 from withrun.transfer.urls import local_path, scheme_of
 
 __all__ = ["ModelService"]

@@ -21,9 +21,10 @@ from withrun.services.long_values import (
     max_tag_length,
 )
 from withrun.services.source_tags import source_tags
-from withrun.services.tag_keys import DataTranslation, TagKeys
+from withrun.services.tag_keys import TagKeys
+from withrun.services.translation import DataTranslation
 from withrun.services.writes import WritePath
-from withrun.values import check_key, metrics_to_floats
+from withrun.values import check_key, metrics_to_floats, value_at
 
 __all__ = ["RunService", "now_ms"]
 
@@ -62,8 +63,6 @@ class RunService:
         scheduled: bool = False,
     ) -> Run:
         """Create a run: RUNNING, or SCHEDULED if it is only declared."""
-        if name is not None and not isinstance(name, str):
-            raise InvalidArgument(f"a run's name is a string, not {name!r:.100}")
         texts = source_tags() | self._translation.to_texts(tags or {}, "tag")
         texts[self._keys.uid] = uuid.uuid4().hex
         if parent_id is not None:
@@ -128,25 +127,21 @@ class RunService:
         """Check params; returns their flat keys and whole texts."""
         return self._translation.to_texts(params, "param")
 
-    def log_params(self, run: Run | str, texts: dict[str, str], synchronous: bool | None = None) -> None:
+    def log_params(self, run: Run, texts: dict[str, str], synchronous: bool | None = None) -> None:
         """Log params that `encode_params` made."""
         stored, whole = self._long_values.shorten(texts, MAX_PARAM_LENGTH, "param")
-        self._publish(run, whole)
-        self._writes.log(_id(run), params=stored, synchronous=synchronous)
+        if whole:
+            self._long_values.publish(run, whole)
+        self._writes.log(run.id, params=stored, synchronous=synchronous)
 
-    def set_tags(
-        self, run: Run | str, tags: Mapping[str, Any], synchronous: bool | None = None
-    ) -> dict[str, str]:
+    def set_tags(self, run: Run, tags: Mapping[str, Any], synchronous: bool | None = None) -> dict[str, str]:
         """Set tags; returns their flat keys and whole texts."""
         texts = self._translation.to_texts(tags, "tag")
         stored, whole = self._shorten_tags(texts)
-        self._publish(run, whole)
-        self._writes.log(_id(run), tags=stored, synchronous=synchronous)
-        return texts
-
-    def _publish(self, run: Run | str, whole: list[str]) -> None:
         if whole:
-            self._long_values.publish(run if isinstance(run, Run) else self.fetch(run), whole)
+            self._long_values.publish(run, whole)
+        self._writes.log(run.id, tags=stored, synchronous=synchronous)
+        return texts
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Delete one tag; one that is absent counts as deleted."""
@@ -189,10 +184,6 @@ class RunService:
     @cached_property
     def _tag_limit(self) -> int:
         return max_tag_length(self._backend.server_info().version)
-
-
-def _id(run: Run | str) -> str:
-    return run.id if isinstance(run, Run) else run
 
 
 def now_ms() -> int:
