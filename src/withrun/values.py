@@ -52,6 +52,7 @@ __all__ = [
     "put",
     "to_texts",
     "unflatten",
+    "value_at",
 ]
 
 MAX_KEY_LENGTH = 250
@@ -163,8 +164,12 @@ def unflatten(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return nested
 
 
-def put(nested: dict[str, Any], key: str, value: Any) -> None:
-    """Set one dotted key in what `unflatten` made, as if it had been there from the start."""
+def put(nested: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """What `unflatten` made with one dotted key set, as if it had been there from the start.
+
+    Returns:
+        the same dict, changed; or a new one if other keys had to move, so that no reader finds it half done.
+    """
     node, parts = nested, key.split(".")
     for part in parts[:-1]:
         child = node.get(part)
@@ -175,20 +180,26 @@ def put(nested: dict[str, Any], key: str, value: Any) -> None:
         node = child
     else:
         last = parts[-1]
-        if not isinstance(node.get(last), dict):
+        # A dict is the value of one key (JSON), and takes the place of the one before.
+        if not isinstance(node.get(last), dict) or (isinstance(value, dict) and value):
             node[last] = value
-            return
-    renested = unflatten({**dict(_leaves(nested, "", "key")), key: value}.items())
-    nested.clear()
-    nested.update(renested)
+            return nested
+    return unflatten({**dict(_leaves(nested, "", "key")), key: value}.items())
 
 
-def drop(nested: dict[str, Any], key: str) -> None:
-    """Remove one dotted key from what `unflatten` made; one that is absent counts as removed."""
-    flat = dict(_leaves(nested, "", "key"))
-    if flat.pop(key, None) is not None or key in flat:
-        nested.clear()
-        nested.update(unflatten(flat.items()))
+def drop(nested: dict[str, Any], key: str) -> dict[str, Any]:
+    """What `unflatten` made without one dotted key, as a new dict; one that is absent counts as removed."""
+    return unflatten((k, v) for k, v in _leaves(nested, "", "key") if k != key)
+
+
+def value_at(nested: dict[str, Any], key: str) -> Any:
+    """What is found under a dotted key of nested dicts: a value, or a dict of those below; None without."""
+    node: Any = nested
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return nested.get(key)
+        node = node[part]
+    return node
 
 
 # --- values ---
@@ -423,7 +434,10 @@ def complete(nested: dict[str, Any], whole: Callable[[Preview], str]) -> None:
         preview = parse_preview(text) if isinstance(text, PreviewText) else None
         if preview is not None:
             fetched = whole(preview)
-            put(nested, key, fetched if key.startswith(RAW_PREFIX) else decode(fetched))
+            completed = put(nested, key, fetched if key.startswith(RAW_PREFIX) else decode(fetched))
+            if completed is not nested:
+                nested.clear()
+                nested.update(completed)
 
 
 _PREVIEW_CHARACTERS = (

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import withrun
 from withrun import BaseMlflowApi, ExpApi, MlflowApi, RunApi, context
 from withrun.errors import InvalidArgument, NoActiveRun, NotFound, RunAlreadyActive
+from withrun.services.translation import DataTranslation
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -332,3 +336,48 @@ def test_artifacts_of_the_module(exp: ExpApi, tmp_path: Path) -> None:
     assert run.load_artifact(Path.read_text, "in/it/a.txt") == "a"
     assert run.load_artifact(Path.read_text, "whole/sub/b.txt") == "b"
     assert run.load_artifact(Path.read_text, "sub/b.txt") == "b"
+
+
+@dataclasses.dataclass
+class Settings:
+    lr: float
+
+
+class Shouting(DataTranslation):
+    """Writes and reads in capitals."""
+
+    def from_texts(self, items: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        return super().from_texts((key, text.upper()) for key, text in items)
+
+
+def test_handle_shows_what_the_store_gives(api: BaseMlflowApi, exp: ExpApi) -> None:
+    """What a handle shows of what was logged and deleted through it is what fetching the run shows."""
+    shouting = api.model_copy(update={"data_translation": Shouting()})
+    for chosen in (api, shouting):
+        with chosen.start_run(exp.id) as run:
+            run.log_params({"mlflow.x": "1", "plain": "text", "deep": {"a": 1}})
+            run.set_tags({"none": None, "gone": None, "whole": Settings(0.1), "again": Settings(0.1)})
+            run.set_tags({"nest": {"a": 1, "b": 2}, "again": Settings(0.2), "mlflow.note.content": "7"})
+            for key in ("gone", "whole", "nest", "nest.a", "mlflow.runName", "absent"):
+                run.delete_tag(key)
+            shown = copy.deepcopy(run)
+            fetched = chosen.get_run(run.id)
+            assert shown.params == fetched.params
+            assert shown.tags == fetched.tags
+            assert shown.name == fetched.name
+            assert "none" in shown.tags
+            assert "gone" not in shown.tags
+
+
+def test_handle_shared_by_threads(exp: ExpApi) -> None:
+    """Threads that log to one handle at once, with keys that clash, lose nothing of what it shows."""
+
+    def work(number: int) -> None:
+        for i in range(25):
+            run.set_tags({f"t{number}.k{i}": i, f"t{number}": number, f"shared.k{i}.{number}": i})
+            run.delete_tag(f"t{number}.k{i - 1}")
+
+    with exp.start_run() as run:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        assert run.tags == exp.api.get_run(run.id).tags

@@ -159,10 +159,9 @@ def test_putting_one_by_one_is_nesting_at_once(items: list[tuple[str, int]], gon
     """A key set or removed later gives what nesting all keys at once gives."""
     nested: dict[str, object] = {}
     for key, value in items:
-        values.put(nested, key, value)
+        nested = values.put(nested, key, value)
     assert nested == values.unflatten(dict(items).items())
-    values.drop(nested, gone)
-    assert nested == values.unflatten((k, v) for k, v in dict(items).items() if k != gone)
+    assert values.drop(nested, gone) == values.unflatten((k, v) for k, v in dict(items).items() if k != gone)
 
 
 def test_a_clash_stays_flat() -> None:

@@ -54,8 +54,8 @@ class RunsContract(ABC):
 
         As a block, leaving ends it: FINISHED, FAILED by an exception, KILLED by an interrupt. As a handle
         it stays active until `end_run`. One that is open when the interpreter exits ends as the program
-        did: FINISHED, or FAILED by an uncaught exception; `sys.exit(3)`, whose code is told to nobody then, counts
-        as FINISHED: a block sees it and ends FAILED.
+        did: FINISHED, or FAILED by an uncaught exception. `sys.exit(3)` counts as FINISHED there, because
+        nobody is told its code; a block sees it, and ends FAILED.
 
         Args:
             exp: the experiment or its ID.

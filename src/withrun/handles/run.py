@@ -45,7 +45,6 @@ class RunApi(LoggingVerbs, ArtifactVerbs):
     def _bind(self, api: BaseMlflowApi) -> None:
         super()._bind(api)
         object.__setattr__(self, "_activation", None)
-        object.__setattr__(self, "_param_texts", {})
         if not isinstance(self.exp, ExpApi) or self.exp.api is not api:
             self.__dict__["exp"] = ExpApi.of(api, self.exp)
 

@@ -25,7 +25,7 @@ __all__ = ["LoggingVerbs"]
 V = TypeVar("V")
 
 _view_lock = threading.RLock()
-"""Held while a handle's view changes, for microseconds. One for all handles, so that a fork renews just one."""
+"""Held while a handle's view changes, for microseconds. One for all, so that a fork has one to renew."""
 
 
 def _after_fork_in_child() -> None:

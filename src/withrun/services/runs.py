@@ -127,6 +127,11 @@ class RunService:
         """Check params; returns their flat keys and whole texts."""
         return self._translation.to_texts(params, "param")
 
+    def values_of(self, texts: dict[str, str]) -> dict[str, Any]:
+        """The values by which whole texts of params or tags are read, by flat key."""
+        read = self._translation.from_texts
+        return {key: value_at(read([(key, text)]), key) for key, text in texts.items()}
+
     def log_params(self, run: Run, texts: dict[str, str], synchronous: bool | None = None) -> None:
         """Log params that `encode_params` made."""
         stored, whole = self._long_values.shorten(texts, MAX_PARAM_LENGTH, "param")
