@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.contract.conftest import Place
-from withrun import BaseMlflowApi, RunApi
-from withrun.errors import AlreadyExists, InvalidArgument, NotFound
+from withrun import BaseMlflowApi, ExpApi, RunApi
+from withrun.errors import AlreadyExists, FailedToPublishArtifact, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,6 +83,43 @@ def test_alias(api: BaseMlflowApi, name: str, run: RunApi, folder: Path, client:
     model.delete_alias("champion").delete_alias("champion")
     with pytest.raises(NotFound, match="champion"):
         model.get_version("@champion")
+
+
+def test_unregistered_version_keeps_its_source(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path, client: MlflowClient
+) -> None:
+    """When the registry refuses a version, the source is kept though it was to go; logging again mends it."""
+    model = api.create_model(name)
+    client.delete_registered_model(name)
+    with pytest.raises(FailedToPublishArtifact, match="registration") as caught:
+        api.log_model_version(model, run, folder, "m", keep_the_source=False)
+    assert caught.value.source == folder
+    assert (folder / "a.txt").read_text() == "a"
+    assert api.log_model_version(name, run, folder, "m", keep_the_source=False).version == "1"
+    assert not folder.exists()
+
+
+def test_version_at_the_root(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path, client: MlflowClient
+) -> None:
+    """A version that another tool registered at a run's artifact folder leaves no path of it free."""
+    run.log_artifact(folder / "a.txt")
+    client.create_registered_model(name)
+    client.create_model_version(name, run.repo_url, run.id)
+    with pytest.raises(AlreadyExists, match="artifact folder"):
+        api.log_model_version(name, run, folder, "else")
+
+
+def test_version_under_another_spelling(
+    api: BaseMlflowApi, name: str, exp: ExpApi, folder: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    """A version is seen where it lies, though the registry has its local path as a `file:` URL."""
+    run = exp.create_run(repo=str(tmp_path / "re po"))
+    run.log_artifact(folder, "m")
+    client.create_registered_model(name)
+    client.create_model_version(name, f"{Path(run.repo_url.removeprefix('file://')).as_uri()}/m", run.id)
+    with pytest.raises(AlreadyExists, match="'m'"):
+        api.log_model_version(name, run, folder, "m/sub")
 
 
 def test_version_tags(api: BaseMlflowApi, name: str, run: RunApi, folder: Path) -> None:

@@ -82,6 +82,12 @@ class ModelMethods(Part, ModelsContract):
         entity = model if isinstance(model, Model) else services.models.get_or_create(model_name(model))
         where = of_run(owner, inside)
         services.models.check_free(owner, where.path)
+        registered: list[ModelVersion] = []
+
+        def register() -> None:
+            services.models.check_free(owner, where.path)  # another may have come while this was sent
+            registered.append(services.models.register(entity, owner, where.path, tags))
+
         services.artifacts.log(
             owner,
             source,
@@ -89,9 +95,9 @@ class ModelMethods(Part, ModelsContract):
             keep_the_source=keep_the_source,
             allow_duplication=allow_duplication,
             use_cache=use_cache,
+            register=register,
         )
-        registered = services.models.register(entity, owner, where.path, tags)
-        return ModelVersionApi.of(self._api, registered)
+        return ModelVersionApi.of(self._api, registered[0])
 
     def get_model_version(self, model_version: MV, *, force_cache_refresh: bool = False) -> ModelVersionApi:
         check_given(force_cache_refresh=(force_cache_refresh, bool))
