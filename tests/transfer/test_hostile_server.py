@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from base64 import b64encode
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from withrun.errors import ArtifactNotFound, IllegalPath, TransferError, WithrunError
+from withrun.errors import ArtifactNotFound, IllegalPath, ServerUnreachable, TransferError, WithrunError
 from withrun.providers.mlflow.http import HttpConnection
 from withrun.providers.mlflow.server_url import ServerUrl
 from withrun.providers.mlflow.settings import ClientSettings
@@ -261,3 +262,75 @@ def test_credentials_that_a_server_repeats(
     assert "bad bad" in told
     assert "SECRET" not in told
     assert b64encode(b"me:SECRET-TOKEN-123").decode()[:8] not in told
+
+
+def test_another_base_path_is_another_server(server: Server) -> None:
+    """An artifact URL below another path of the same host is asked there, without credentials."""
+    server.answer = lists({"path": "a", "is_dir": False, "file_size": 4})
+    base = f"http://127.0.0.1:{server.port}"
+    with httpx.Client(base_url=f"{base}/team-b", headers={"Authorization": "Bearer secret"}) as own:
+        for team in ("team-a", "team-b"):
+            assert ft.ls(f"{base}/{team}/api/2.0/mlflow-artifacts/artifacts/run", http=own)
+    assert [(path.split("/")[1], "authorization" in headers) for _, path, headers in server.seen] == [
+        ("team-a", False),
+        ("team-b", True),
+    ]
+
+
+def test_other_servers_are_reached_the_configured_way(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server is asked through the instance's proxy and none from the environment, uncredentialed."""
+    server.answer = lists({"path": "a", "is_dir": False, "file_size": 4})
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    here = f"127.0.0.1:{server.port}"
+    with httpx.Client(base_url="http://tracking.example", trust_env=False) as plain:
+        assert ft.ls(f"mlflow-artifacts://{here}/run", http=plain)
+    assert ft.ls(f"http://{here}/api/2.0/mlflow-artifacts/artifacts/run")
+    settings = ClientSettings.model_validate({"token": "SECRET-TOKEN-123", "proxy": f"http://{here}"})
+    with HttpConnection(ServerUrl("http://tracking.example", None, None), settings).client as own:
+        assert ft.ls("mlflow-artifacts://other.example/run", http=own)
+    assert server.seen[-1][1].startswith("http://other.example/api/")
+    assert all("authorization" not in headers for _, _, headers in server.seen)
+
+
+def test_asking_for_multipart_uploads_is_retried(
+    server: Server, http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large upload asks again when the server is busy, and goes in one piece where there are no parts."""
+    monkeypatch.setattr("withrun.transfer.multipart.THRESHOLD", 10)
+    (tmp_path / "f").write_bytes(b"x" * 100)
+    answers = iter([503, 404, 200])
+    server.answer = lambda handler: reply(handler, b"", next(answers))
+    ft.push(tmp_path / "f", "mlflow-artifacts:/run/f", http=http)
+    assert [method for method, _, _ in server.seen] == ["GET", "GET", "PUT"]
+    monkeypatch.setattr("withrun.transfer.requests.ATTEMPTS", 1)
+    with (
+        httpx.Client(base_url="http://127.0.0.1:9", trust_env=False) as dead,
+        pytest.raises(ServerUnreachable),
+    ):
+        ft.push(tmp_path / "f", "mlflow-artifacts:/run/f", http=dead)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_body_compressed_unasked(
+    server: Server, http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """A compressed answer arrives decoded; one that can't be decoded is TransferError."""
+    monkeypatch.setattr("withrun.transfer.requests.ATTEMPTS", 1)
+    listing = lists({"path": "a", "is_dir": False, "file_size": 4})
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if "?" in handler.path:
+            listing(handler)
+        else:
+            reply(handler, b"junk" if broken else gzip.compress(b"evil"), Content_Encoding="gzip", ETag='"1"')
+
+    server.answer = answer
+    if broken:
+        with pytest.raises(TransferError, match="broke off"):
+            ft.pull("mlflow-artifacts:/run", tmp_path / "t", http=http)
+    else:
+        ft.pull("mlflow-artifacts:/run", tmp_path / "t", http=http)
+        assert (tmp_path / "t" / "a").read_bytes() == b"evil"

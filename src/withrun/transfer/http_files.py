@@ -138,9 +138,11 @@ def download(
                 if answer.status_code == 416:
                     partial.discard()
                     raise Again(TransferError(f"The server has no such range of {path!r}."))
-                validator = answer.headers.get("etag", "")
+                # What was compressed on the way can't be gone on with, nor its length be told beforehand.
+                encoded = answer.headers.get("content-encoding", "identity") != "identity"
+                validator = "" if encoded else answer.headers.get("etag", "")
                 modified = _modified(answer.headers.get("last-modified", ""))
-                whole = size if size >= 0 else _length(answer)
+                whole = size if size >= 0 or encoded else _length(answer)
                 if answer.status_code == 206 and partial.is_complete(whole, modified):
                     count(partial.size)
                     return
@@ -175,9 +177,9 @@ def download(
 
 def _chunks(answer: httpx.Response) -> Iterator[bytes]:
     try:
-        # Raw: a server that compresses on the way would otherwise change what is counted; none was asked to.
+        # Decoded, should a server compress what it was asked not to: the listing tells the decoded size.
         yield from answer.iter_bytes()
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.DecodingError) as error:
         raise Again(TransferError(f"The download of {answer.url.path!r} broke off: {error}.")) from error
 
 

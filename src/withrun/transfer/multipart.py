@@ -16,7 +16,7 @@ import msgspec
 
 from withrun.errors import TransferError, WithrunError
 from withrun.transfer.content import FileContent
-from withrun.transfer.requests import request_json, retrying, send
+from withrun.transfer.requests import RETRYABLE, client_for_others, request_json, retrying, send
 from withrun.transfer.workers import Check, for_each
 
 __all__ = ["THRESHOLD", "upload"]
@@ -28,6 +28,9 @@ PART = 100 << 20
 """Bytes a part; S3 takes 5 MiB to 5 GiB and at most 10,000 parts."""
 
 _MAX_PARTS = 10_000
+
+_TELLING = tuple(status for status in (*range(200, 500), 501) if status not in RETRYABLE)
+"""Answers that say whether the server has a page; others may pass, or mean that it is broken."""
 
 
 class _Credential(msgspec.Struct):
@@ -49,16 +52,14 @@ def upload(
     http: httpx.Client, file: Path, size: int, path: str, check: Check, advance: Callable[[int], None]
 ) -> bool:
     """Send the file in parts; False, and nothing done, where the server has no multipart uploads."""
-    if not _offered(http):
+    if not _offered(http, check):
         return False
     part = max(PART, -(-size // _MAX_PARTS))
     count = -(-size // part)
     folder, _, name = path.rpartition("/")
     created = _create(http, folder, name, count)
     try:
-        with httpx.Client(
-            timeout=httpx.Timeout(60, read=300), limits=httpx.Limits(max_connections=8)
-        ) as storage:
+        with client_for_others(http, timeout=httpx.Timeout(60, read=300)) as storage:
 
             def put(item: tuple[int, _Credential], inner: Check) -> dict[str, object]:
                 index, credential = item
@@ -82,8 +83,12 @@ def upload(
     return True
 
 
-def _offered(http: httpx.Client) -> bool:
-    answer = http.get("api/3.0/mlflow/server-info")
+def _offered(http: httpx.Client, check: Check) -> bool:
+    def attempt() -> httpx.Response:
+        request = http.build_request("GET", "api/3.0/mlflow/server-info")
+        return send(http, request, "ask the server whether it takes uploads in parts", ok=_TELLING)
+
+    answer = retrying(attempt, check)
     if answer.status_code != 200:
         return False  # a server of before 3.5, say: it has no such page, and takes the file in one piece
     try:

@@ -21,6 +21,7 @@ from withrun.transfer.leftovers import clear_file, clear_folder, make_folder
 from withrun.transfer.objmeta import ObjMeta
 from withrun.transfer.paths import check_name
 from withrun.transfer.progress import Bar
+from withrun.transfer.requests import client_for_others
 from withrun.transfer.tree import TreeFile, scan
 from withrun.transfer.urls import redact
 from withrun.transfer.workers import Check, for_each
@@ -37,7 +38,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def open_route(url: str, http: httpx.Client | None) -> Iterator[tuple[httpx.Client, str]]:
     """Resolve an artifact URL to the client that may be asked and the path to ask it for.
 
-    The client is `http` if the URL names its server or none; another server is asked without credentials.
+    The client is `http` if the URL names its server or none; another one, also under another path of the
+    same host, is asked without credentials.
 
     Raises:
         InvalidArgument: the URL names no server, and there is no `http`.
@@ -45,9 +47,12 @@ def open_route(url: str, http: httpx.Client | None) -> Iterator[tuple[httpx.Clie
     """
     parts = urlparse(url)
     base, path = _split(parts.path)
+    elsewhere = base is not None and http is not None and base != http.base_url.path.rstrip("/")
     if path:
         check_name(path, what=f"the path of the artifact URL {redact(url)!r}")
-    if not parts.netloc or (http is not None and _same_server(parts.scheme, parts.netloc, http.base_url)):
+    if not parts.netloc or (
+        http is not None and not elsewhere and _same_server(parts.scheme, parts.netloc, http.base_url)
+    ):
         if http is None:
             raise InvalidArgument(
                 f"The artifacts at {redact(url)!r} are kept by an MLflow server, and this store was opened "
@@ -58,7 +63,7 @@ def open_route(url: str, http: httpx.Client | None) -> Iterator[tuple[httpx.Clie
     scheme = parts.scheme if parts.scheme in _DEFAULT_PORTS else (http.base_url.scheme if http else "http")
     host = parts.netloc.rpartition("@")[2]
     timeout = http.timeout if http is not None else httpx.Timeout(30)
-    with httpx.Client(base_url=f"{scheme}://{host}{base}", timeout=timeout) as anonymous:
+    with client_for_others(http, base_url=f"{scheme}://{host}{base or ''}", timeout=timeout) as anonymous:
         yield anonymous, path
 
 
@@ -173,12 +178,15 @@ def _check_kept(path: str) -> None:
     check_name(path, what="the artifact path")
 
 
-def _split(path: str) -> tuple[str, str]:
-    """Split a URL's path into the server's base path and the artifact's own, without outer slashes."""
+def _split(path: str) -> tuple[str | None, str]:
+    """Split a URL's path into the server's base path and the artifact's own, without outer slashes.
+
+    The base is None where the URL does not say it, as MLflow's `mlflow-artifacts://host/path` does not.
+    """
     base, route, rest = path.partition(f"/{ARTIFACTS}")
     if route and (not rest or rest.startswith("/")):
         return base, rest.strip("/")
-    return "", path.strip("/")
+    return None, path.strip("/")
 
 
 def _same_server(scheme: str, netloc: str, base: httpx.URL) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from withrun.errors import ArtifactNotFound, ServerUnreachable, TransferError
 from withrun.transfer.workers import Check
 
-__all__ = ["Again", "redacted", "request_json", "retrying", "send", "unreachable"]
+__all__ = ["Again", "client_for_others", "redacted", "request_json", "retrying", "send", "unreachable"]
 
 ATTEMPTS = 6
 """How often a request is made before its failure counts; some 6 seconds in all."""
@@ -98,6 +98,20 @@ def send(
     if status in RETRYABLE:
         raise Again(failure, _retry_after(answer))
     raise failure
+
+
+def client_for_others(http: httpx.Client | None, **options: Any) -> httpx.Client:
+    """Make a client for servers other than that of `http`, without its credentials.
+
+    It goes the way that the provider's client knows (certificates to trust, a proxy). No client reads the
+    environment: `HTTP_PROXY` and `.netrc` are not the instance's configuration.
+
+    Args:
+        http: the tracking server's client; None if the store has none.
+        options: what `httpx.Client` takes.
+    """
+    make: Callable[..., httpx.Client] | None = getattr(http, "without_credentials", None)
+    return make(**options) if make is not None else httpx.Client(**options, trust_env=False)
 
 
 def retrying(attempt: Callable[[], T], check: Check) -> T:

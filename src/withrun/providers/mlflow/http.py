@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import certifi
 import httpx
@@ -233,16 +233,39 @@ class HttpConnection:
         context = (
             _ssl_context(settings) if self.url.startswith("https:") or settings.proxy is not None else None
         )
-        proxy = settings.proxy.get_secret_value() if settings.proxy is not None else None
-        return httpx.Client(
+        return _Client(
+            settings,
             base_url=self.url,
             auth=self._credentials,
             headers={"User-Agent": "withrun", "Accept": "application/json"},
-            transport=Transport(context, proxy=proxy, quick_ack=self._quick_ack),
+            transport=Transport(context, proxy=_proxy(settings), quick_ack=self._quick_ack),
             timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
             follow_redirects=False,
             trust_env=False,
         )
+
+
+class _Client(httpx.Client):
+    """An instance's client, which can make others that take the same way out."""
+
+    def __init__(self, settings: ClientSettings, **options: Any) -> None:
+        super().__init__(**options)
+        self._settings = settings
+
+    def without_credentials(self, **options: Any) -> httpx.Client:
+        """Make a client for other servers: the instance's certificate checks and proxy, no credentials.
+
+        Args:
+            options: what `httpx.Client` takes (`base_url`, `timeout`).
+        """
+        # The client's certificate is a credential too.
+        context = _ssl_context(self._settings.model_copy(update={"client_cert": None}))
+        transport = Transport(context, proxy=_proxy(self._settings))
+        return httpx.Client(**{"timeout": self.timeout, **options}, transport=transport, trust_env=False)
+
+
+def _proxy(settings: ClientSettings) -> str | None:
+    return settings.proxy.get_secret_value() if settings.proxy is not None else None
 
 
 def _ssl_context(settings: ClientSettings) -> ssl.SSLContext:
