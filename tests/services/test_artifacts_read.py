@@ -119,6 +119,25 @@ def test_repo_symlink_out(direct: ArtifactService, run: Run, repo: Path, tmp_pat
         direct.get(of_run(run, "link"))
 
 
+def test_planted_links_are_not_listed_or_pulled(
+    direct: ArtifactService, cached: ArtifactService, run: Run, repo: Path, tmp_path: Path
+) -> None:
+    """A link out of the run's folder is not followed, as the path asked for nor below it."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("theirs")
+    (repo / "pl").mkdir()
+    (repo / "pl" / "sub").symlink_to(tmp_path / "outside")
+    for call in (
+        lambda: direct.list(of_run(run, "pl/sub")),
+        lambda: direct.exists(of_run(run, "pl/sub")),
+        lambda: cached.get(of_run(run, "pl/sub")),
+        lambda: cached.get(of_run(run, "pl")),
+    ):
+        with pytest.raises(IllegalPath):
+            call()
+    assert not list((tmp_path / "cache").rglob("secret"))
+
+
 def test_load(cached: ArtifactService, run: Run, repo: Path) -> None:
     """`load` returns what the loader returns, and its errors pass."""
     assert cached.load(of_run(run, "a/b.txt"), Path.read_text) == "b"

@@ -35,13 +35,21 @@ class Location:
 
     @property
     def url(self) -> str:
-        """Where it lies."""
+        """Where it lies.
+
+        Raises:
+            InvalidArgument: it lies nowhere yet.
+            IllegalPath: its root is on this machine, and a symlink on its way leads out of that.
+        """
         if not self.root:
             raise InvalidArgument(
                 f"{self.owner} has no artifact folder on a store: it was not published yet, or its metadata "
                 "is incomplete. Sync it (`withrun sync`) or fetch its metadata again."
             )
-        return join_url(self.root, self.path) if self.path else self.root
+        if not self.path:
+            return self.root
+        self.local()  # raises if a symlink on the way leads out: the transfer knows the URL, not the root
+        return join_url(self.root, self.path)
 
     @property
     def is_local(self) -> bool:
