@@ -302,8 +302,11 @@ def log_artifacts(
     if not folder.is_dir():
         raise InvalidArgument(f"log_artifacts takes a folder, and {str(folder)!r} is none; use log_artifact")
     run = _run(run_id)
-    for child in sorted(folder.iterdir()):
-        run.log_artifact(child, f"{artifact_path.rstrip('/')}/{child.name}" if artifact_path else child.name)
+    if any(folder.iterdir()):
+        # At once, because files go in parallel. Of the root no copy is cached: it holds what others log, too.
+        target = artifact_path and (artifact_path.rstrip("/") or "/")  # which is refused
+        use_cache = None if artifact_path else False
+        run.api.services.artifacts.log(run, folder, target, use_cache=use_cache, at_root=not artifact_path)
     return run
 
 

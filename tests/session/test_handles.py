@@ -369,6 +369,29 @@ def test_handle_shows_what_the_store_gives(api: BaseMlflowApi, exp: ExpApi) -> N
             assert "gone" not in shown.tags
 
 
+def test_folder_on_a_server(other_exp: ExpApi, tmp_path: Path) -> None:
+    """A folder is added to what the run's root, or a folder of it, holds; later reads see all of it."""
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / f"{name}.txt").write_text(name)
+        (tmp_path / name / "both.txt").write_text(name)
+    (tmp_path / "empty").mkdir()
+    with other_exp.start_run() as run:
+        for name in ("one", "two", "empty"):
+            withrun.log_artifacts(tmp_path / name)
+            withrun.log_artifacts(tmp_path / name, "in/it/")
+        for root in ("", "in/it/"):
+            read = {
+                str(path.relative_to(held)): path.read_text()
+                for held in [run.get_artifact(root.rstrip("/"))]
+                for path in held.rglob("*.txt")
+                if root or "in" not in path.relative_to(held).parts
+            }
+            assert read == {"both.txt": "two", "sub/one.txt": "one", "sub/two.txt": "two"}
+        with pytest.raises(InvalidArgument):
+            withrun.log_artifacts(tmp_path / "one", "/")
+
+
 def test_handle_shared_by_threads(exp: ExpApi) -> None:
     """Threads that log to one handle at once, with keys that clash, lose nothing of what it shows."""
 

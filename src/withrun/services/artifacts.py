@@ -23,7 +23,7 @@ from withrun.errors import (
 )
 from withrun.schema import Run
 from withrun.services import source as sources
-from withrun.services.location import Location, of_run, of_version
+from withrun.services.location import Location, of_run, of_run_id, of_version
 from withrun.services.placing import place
 from withrun.services.publishing import Publisher, pull
 from withrun.transfer.urls import local_path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from withrun.transfer.file_transfer import FileTransfer
     from withrun.transfer.objmeta import ObjMeta
 
-__all__ = ["ArtifactService", "Location", "of_run", "of_version"]
+__all__ = ["ArtifactService", "Location", "of_run", "of_run_id", "of_version"]
 
 T = TypeVar("T")
 
@@ -88,12 +88,13 @@ class ArtifactService:
         allow_duplication: bool | None = None,
         use_cache: bool | None = None,
         register: Callable[[], None] | None = None,
+        at_root: bool = False,
     ) -> Location:
         """Publish a file or folder to a run; adds and replaces file by file, deletes nothing.
 
         All that can be judged without the store (options, paths, the source) is judged before anything
         happens. What is published can be registered by `register`, which is done before anything becomes of
-        the source: if it fails, that is kept.
+        the source: if it fails, that is kept. With `at_root`, what a folder holds goes to the run's root.
 
         Returns:
             where it lies now.
@@ -107,7 +108,7 @@ class ArtifactService:
             OfflineError: the API is offline.
         """
         path = sources.path_of(source)
-        where = of_run(run, sources.target_path(path, path_in_run))
+        where = of_run(run, "" if at_root else sources.target_path(path, path_in_run))
         if self._offline:
             raise OfflineError(
                 f"Can't publish {where}: this API is offline. Use one that is not, or an offline run."
@@ -215,6 +216,10 @@ class ArtifactService:
             if not where.path:
                 return []  # nothing was published yet: stores make a run's folder with its first artifact
             raise ArtifactNotFound(f"There is no {where}: {error}") from error
+
+    def is_cached(self, where: Location) -> bool:
+        """Tell whether the cache would serve it."""
+        return self._cache is not None and self._cache.find(where.key) is not None
 
     def exists(self, where: Location) -> bool:
         """Tell whether anything lies there in the repo."""
