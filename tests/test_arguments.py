@@ -63,16 +63,6 @@ def test_the_same_store_by_another_instance(api: MlflowApi, run: RunApi) -> None
     assert api.create_run(Experiment(id=run.exp.id, name="e", tags={})).exp.id == run.exp.id
 
 
-def test_a_handle_on_a_deleted_experiment(api: MlflowApi) -> None:
-    """It is refused with the way out, as its ID is."""
-    exp = api.get_or_create_exp("to be deleted")
-    with withrun.session(api):
-        withrun.delete_experiment(exp.id)
-    for named in (exp, exp.id):
-        with pytest.raises(InvalidArgument, match="is deleted: restore_experiment"):
-            api.create_run(named)
-
-
 @dataclass
 class Looped:
     """Holds itself."""

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import withrun
 from tests.contract.conftest import Place
 from withrun import BaseMlflowApi, ExpApi
 from withrun.errors import AlreadyExists, InvalidArgument, NotFound
+from withrun.schema import Experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,3 +89,13 @@ def test_what_is_no_experiment(api: BaseMlflowApi, wrong: object) -> None:
     if wrong != "0":
         with pytest.raises(InvalidArgument):
             api.get_or_create_exp(wrong if wrong != ["0"] else " ")  # type: ignore[arg-type]
+
+
+def test_no_runs_in_a_deleted_experiment(api: BaseMlflowApi, name: str) -> None:
+    """It is refused with the way out, whether it is named by a handle, a plain entity or its ID."""
+    exp = api.create_exp(name)
+    with withrun.session(api):
+        withrun.delete_experiment(exp.id)
+    for named in (exp, Experiment(id=exp.id, name=exp.name, tags={}), exp.id):
+        with pytest.raises(InvalidArgument, match="is deleted: restore_experiment"):
+            api.create_run(named)
