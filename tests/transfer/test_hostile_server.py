@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -334,3 +335,25 @@ def test_a_body_compressed_unasked(
     else:
         ft.pull("mlflow-artifacts:/run", tmp_path / "t", http=http)
         assert (tmp_path / "t" / "a").read_bytes() == b"evil"
+
+
+def test_a_failure_does_not_wait_for_others_retries(
+    server: Server, http: httpx.Client, tmp_path: Path
+) -> None:
+    """When one file is refused, those that the server asked to come back in 30 seconds end at once."""
+    (tmp_path / "d").mkdir()
+    for name in ("later1", "later2", "refused"):
+        (tmp_path / "d" / name).write_text("x")
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path.endswith("refused"):
+            time.sleep(0.5)
+            reply(handler, b"no", 403)
+        else:
+            reply(handler, b"later", 503, Retry_After="30")
+
+    server.answer = answer
+    started = time.monotonic()
+    with pytest.raises(TransferError, match="403"):
+        ft.push(tmp_path / "d", "mlflow-artifacts:/run", http=http)
+    assert time.monotonic() - started < 10

@@ -50,14 +50,19 @@ class Listed(msgspec.Struct, frozen=True):
     size: int
 
 
-def list_folder(http: httpx.Client, path: str) -> list[Listed]:
+def list_folder(http: httpx.Client, path: str, check: Check = lambda: None) -> list[Listed]:
     """List one folder; empty for a file and for what is not there, as the API has it.
 
     Raises:
         IllegalPath: a name in the answer climbs, is absolute or empty, or has separators.
     """
     answer = request_json(
-        http, "GET", ARTIFACTS, params={"path": path} if path else None, what=f"list {path!r}"
+        http,
+        "GET",
+        ARTIFACTS,
+        params={"path": path} if path else None,
+        what=f"list {path!r}",
+        check=check,
     )
     try:
         listing = msgspec.json.decode(answer, type=_Listing, strict=False)

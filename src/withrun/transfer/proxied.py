@@ -154,9 +154,8 @@ def _walk(http: httpx.Client, path: str, top: list[Listed]) -> Iterator[tuple[st
 
         def listed(relative: str, check: Check) -> list[tuple[str, Listed]]:
             check()
-            return [
-                (f"{relative}/{entry.name}", entry) for entry in list_folder(http, _joined(path, relative))
-            ]
+            entries = list_folder(http, _joined(path, relative), check)
+            return [(f"{relative}/{entry.name}", entry) for entry in entries]
 
         level = [item for found in for_each(listed, folders) for item in found]
     raise TransferError(f"The server lists more than {_MAX_DEPTH} folders within one another below {path!r}.")

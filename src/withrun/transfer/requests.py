@@ -49,6 +49,7 @@ def request_json(
     what: str,
     params: dict[str, str] | None = None,
     json: object = None,
+    check: Check = lambda: None,
 ) -> bytes:
     """Make a small request, with retries, and return the body of its answer."""
 
@@ -57,7 +58,7 @@ def request_json(
         answer = send(http, request, what)
         return answer.content
 
-    return retrying(attempt, lambda: None)
+    return retrying(attempt, check)
 
 
 def send(
@@ -123,8 +124,17 @@ def retrying(attempt: Callable[[], T], check: Check) -> T:
             check()
             if number == ATTEMPTS - 1:
                 raise again.error from again.__cause__
-            time.sleep(max(again.wait, min(0.2 * 2**number, 3.0) * random.uniform(0.75, 1.25)))  # noqa: S311
+            backoff = min(0.2 * 2**number, 3.0) * random.uniform(0.75, 1.25)  # noqa: S311
+            _pause(max(again.wait, backoff), check)
     raise AssertionError("unreachable")
+
+
+def _pause(seconds: float, check: Check) -> None:
+    """Sleep, and end soon after `check` raises: an interrupt must not wait for what a server asks for."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, 0.1))
 
 
 def unreachable(
