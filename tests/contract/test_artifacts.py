@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract.conftest import Place
-from withrun import BaseMlflowApi, RunApi
-from withrun.errors import ArtifactNotFound, FailedToPublishArtifact, IllegalPath
+from withrun import BaseMlflowApi, GenericMlflowApi, RunApi
+from withrun.errors import ArtifactNotFound, FailedToPublishArtifact, IllegalPath, NotCached
 
 
 def test_log_and_list(api: BaseMlflowApi, run: RunApi, folder: Path) -> None:
@@ -121,3 +121,46 @@ def test_repo_of_ones_own(api: BaseMlflowApi, exp: object, folder: Path, tmp_pat
         api.get_run(run.id).repo_url == run.repo_url == f"{(tmp_path / 'repo').as_uri()}/{run.id}/artifacts"
     )
     assert (tmp_path / "repo" / run.id / "artifacts" / "folder" / "a.txt").read_text() == "a"
+
+
+def test_dumpers_write_inside_the_cache(api: BaseMlflowApi, tmp_path: Path) -> None:
+    """`temp_artifacts_dir` is a folder inside the cache, also of a copy with another cache, unless given."""
+    assert api.cache_dir is not None
+    assert api.temp_artifacts_dir == api.cache_dir / "temp-artifacts"
+    conf = {"healthcheck": False}
+    copy = api.model_copy(update={"cache_dir": tmp_path / "other", **conf})
+    assert copy.temp_artifacts_dir == tmp_path / "other" / "temp-artifacts"
+    copy = api.model_copy(update={"temp_artifacts_dir": tmp_path / "mine", **conf})
+    assert copy.temp_artifacts_dir == copy.in_offline_mode.temp_artifacts_dir == tmp_path / "mine"
+
+
+def test_by_id_without_a_request(
+    api: BaseMlflowApi, run: RunApi, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a run's ID, what is cached is served without the server, and offline without cached metadata."""
+    run.log_artifact(folder)
+    with api.model_copy(update={"cache_local_artifacts": True}) as caching:
+        cached = caching.cache_run_artifact(run.id, "folder")
+        monkeypatch.setattr(caching.services.runs, "fetch", None)  # who asks fails
+        assert caching.get_run_artifact(run.id, "folder") == cached
+        offline = caching.in_offline_mode
+    assert offline.get_run_artifact(run.id, "folder") == cached
+    assert offline.load_run_artifact(run.id, Path.read_text, "folder/a.txt") == "a"
+    with pytest.raises(NotCached):
+        offline.get_run_artifact(run.id, "else")
+    offline.clean_cached_run_artifact(run.id)
+    with pytest.raises(NotCached):
+        offline.get_run_artifact(run.id, "folder")
+
+
+def test_artifact_exports_serve_by_id(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path, tmp_path: Path
+) -> None:
+    """An export of an artifact alone serves it by the run's ID, and a version's by name and number."""
+    run.log_artifact(folder)
+    version = run.log_model_version(name, folder, "m")
+    api.export_run_artifact(run.id, tmp_path / "export", "folder")
+    api.export_model_artifact((name, version.version), tmp_path / "export")
+    generic = GenericMlflowApi(cache_dir=tmp_path / "export")
+    assert (generic.get_run_artifact(run.id, "folder") / "a.txt").read_text() == "a"
+    assert (generic.get_model_artifact((name, version.version)) / "a.txt").read_text() == "a"

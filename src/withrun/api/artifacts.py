@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from withrun.api.parts import Part
 from withrun.contract.artifacts import ArtifactsContract
 from withrun.contract.types import MV, Loader, RunLike, Source, T
-from withrun.errors import InvalidArgument
+from withrun.errors import InvalidArgument, NotCached
 from withrun.schema import ModelVersion, Run
-from withrun.services.artifacts import Location, of_run, of_version
+from withrun.services.artifacts import Location, of_run, of_run_id, of_version
 from withrun.services.identify import check_given, check_types, run_id, version_key
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class ArtifactMethods(Part, ArtifactsContract):
         return self.services.artifacts.export(self._in_run(run, path_in_run), target)
 
     def clean_cached_run_artifact(self, run: RunLike, path_in_run: str = "") -> None:
-        self.services.artifacts.clean(self._in_run(run, path_in_run))
+        check_types(path_in_run=(path_in_run, str))
+        self.services.artifacts.clean(of_run_id(run_id(run), "", path_in_run))
 
     # --- of model versions ---
 
@@ -89,7 +90,10 @@ class ArtifactMethods(Part, ArtifactsContract):
         return self.services.artifacts.list(self._in_version(model_version).below(path_suffix))
 
     def cache_model_artifact(self, model_version: MV) -> Path:
-        return self.services.artifacts.cache(self._in_version(model_version))
+        version = self._version(model_version)
+        path = self.services.artifacts.cache(of_version(version))
+        self.services.metadata.keep(version)
+        return path
 
     def get_model_artifact(self, model_version: MV) -> Path:
         return self.services.artifacts.get(self._in_version(model_version))
@@ -108,7 +112,10 @@ class ArtifactMethods(Part, ArtifactsContract):
 
     def export_model_artifact(self, model_version: MV, target: Path | str) -> Path:
         check_given(target=(target, (Path, str)))
-        return self.services.artifacts.export(self._in_version(model_version), target)
+        version = self._version(model_version)
+        path = self.services.artifacts.export(of_version(version), target)
+        self.services.metadata.keep(version, Path(target))
+        return path
 
     def clean_cached_model_artifact(self, model_version: MV) -> None:
         self.services.artifacts.clean(self._in_version(model_version))
@@ -130,12 +137,26 @@ class ArtifactMethods(Part, ArtifactsContract):
 
     def _in_run(self, run: RunLike, path_in_run: str) -> Location:
         check_types(path_in_run=(path_in_run, str))
-        return of_run(self._owner(run), path_in_run)
+        if isinstance(run, Run):
+            return of_run(run, path_in_run)
+        identifier = run_id(run)
+        try:
+            repo_url = self.services.metadata.repo_url(identifier)
+        except NotCached:
+            # What is cached, or exported, of a run is served though nothing else is known of it.
+            where = of_run_id(identifier, "", path_in_run)
+            if not self.services.artifacts.is_cached(where):
+                raise
+            return where
+        return of_run_id(identifier, repo_url, path_in_run)
+
+    def _version(self, model_version: MV) -> ModelVersion:
+        if isinstance(model_version, ModelVersion):
+            return model_version
+        return self.services.metadata.version(*version_key(model_version))
 
     def _in_version(self, model_version: MV) -> Location:
-        if not isinstance(model_version, ModelVersion):
-            model_version = self.services.metadata.version(*version_key(model_version))
-        return of_version(model_version)
+        return of_version(self._version(model_version))
 
 
 def _check_loader(loader: object) -> None:

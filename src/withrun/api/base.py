@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import Self
@@ -105,6 +106,8 @@ class BaseMlflowApi(
             super().__init__(**conf)
         except ValidationError as exc:
             raise InvalidArgument(self._explain(exc)) from None  # the original may hold credentials
+        # After the provider chose a cache. Not counted as given: a copy with another cache has its own.
+        object.__setattr__(self, "temp_artifacts_dir", self._temp_dir())
         _instances.add(self)
 
     @abstractmethod
@@ -217,6 +220,10 @@ class BaseMlflowApi(
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return rebuild, (type(self), self._portable_conf())
 
+    def _temp_dir(self) -> Path:
+        home = self.cache_dir or Path(platformdirs.user_cache_dir("withrun"))  # not the folder that all share
+        return self.temp_artifacts_dir or home / "temp-artifacts"
+
     def _own_conf(self) -> dict[str, Any]:
         """The configuration, credentials included, for a copy in this process."""
         # A default that was made for this instance (such as the store of the folder it was made in) stays.
@@ -240,7 +247,7 @@ class BaseMlflowApi(
             self._connect(),
             Options(
                 cache_dir=self.cache_dir,
-                temp_artifacts_dir=self.temp_artifacts_dir,
+                temp_artifacts_dir=self._temp_dir(),
                 offline_mode=self.offline_mode,
                 pull_artifacts_in_offline_mode=self.pull_artifacts_in_offline_mode,
                 cache_local_artifacts=self.cache_local_artifacts,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from withrun.backend import Backend
@@ -37,7 +36,7 @@ class Options:
     """What of an API's configuration the services need; see the fields of `BaseMlflowApi`."""
 
     cache_dir: Path | None
-    temp_artifacts_dir: Path | None
+    temp_artifacts_dir: Path
     offline_mode: bool
     pull_artifacts_in_offline_mode: bool
     cache_local_artifacts: bool
@@ -83,7 +82,7 @@ def assemble(
         transfer=options.file_transfer,
         cache=None if cache_dir is None else ArtifactCache(cache_dir),
         http=http,
-        temp_artifacts_dir=options.temp_artifacts_dir or (cache_dir or Path(gettempdir())) / "temp-artifacts",
+        temp_artifacts_dir=options.temp_artifacts_dir,
         offline_mode=options.offline_mode,
         pull_artifacts_in_offline_mode=options.pull_artifacts_in_offline_mode,
         cache_local_artifacts=options.cache_local_artifacts,

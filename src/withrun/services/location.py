@@ -11,7 +11,7 @@ from withrun.schema import ModelVersion, Run
 from withrun.transfer.paths import check_name, check_relative, inside
 from withrun.transfer.urls import join_url, local_path, scheme_of
 
-__all__ = ["Location", "of_run", "of_version"]
+__all__ = ["Location", "of_run", "of_run_id", "of_version"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,13 @@ def of_run(run: Run, path_in_run: str = "") -> Location:
     Raises:
         IllegalPath: the path is absolute or climbs.
     """
+    return of_run_id(run.id, run.repo_url, path_in_run)
+
+
+def of_run_id(run_id: str, repo_url: str, path_in_run: str = "") -> Location:
+    """Return the location of an artifact of a run by its ID; an empty `repo_url` is not known."""
     path = check_relative(path_in_run, what="path_in_run") if path_in_run not in ("", ".") else ""
-    return Location(Key(owner_of_run(run.id), path), run.repo_url, f"run {run.id}")
+    return Location(Key(owner_of_run(run_id), path), repo_url, f"run {run_id}")
 
 
 def of_version(version: ModelVersion) -> Location:

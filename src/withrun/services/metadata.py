@@ -16,6 +16,9 @@ from withrun.services.runs import RunService
 
 __all__ = ["MetadataService"]
 
+_KEPT_REPOS = 1024
+"""Runs whose artifact folders are remembered."""
+
 E = TypeVar("E", Experiment, Run, Model, ModelVersion)
 
 
@@ -44,6 +47,7 @@ class MetadataService:
         self._experiments = experiments
         self._runs = runs
         self._models = models
+        self._repos: dict[str, str] = {}
 
     @property
     def cache(self) -> MetadataCache:
@@ -70,6 +74,23 @@ class MetadataService:
         return self._entity(
             f"run {run_id!r}", refresh, lambda: self._runs.fetch(run_id), lambda cache: cache.run(run_id)
         )
+
+    def repo_url(self, run_id: str) -> str:
+        """Where a run's artifacts lie, asked for once: that never changes."""
+        known = self._repos.get(run_id)
+        if known is None:
+            known = self.run(run_id).repo_url
+            if known:
+                self._repos[run_id] = known
+                while len(self._repos) > _KEPT_REPOS:
+                    self._repos.pop(next(iter(self._repos)), None)
+        return known
+
+    def keep(self, version: ModelVersion, target: Path | None = None) -> None:
+        """Have a version's metadata beside its artifact, in the cache or an export; what is there stays."""
+        cache = self._cache if target is None else MetadataCache(target, self._serializer)
+        if cache is not None and cache.version(version.model.name, version.version) is None:
+            cache.put(version)
 
     def model(self, name: str, refresh: bool = False) -> Model:
         """A registered model; `refresh` also writes it to the cache."""
