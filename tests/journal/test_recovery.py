@@ -91,7 +91,7 @@ def recover_all(folder: Path, uri: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("deliver", ["online", "offline"])
 @pytest.mark.parametrize(
-    "moments", [3, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "moments", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_killed_at_random_moments(
     moments: int, deliver: str, tmp_path: Path, store_uri: str, client: Any
@@ -108,6 +108,7 @@ def test_killed_at_random_moments(
         assert list((folder / "journal").rglob("*.seg")) == []
 
 
+@pytest.mark.slow
 def test_recoveries_that_are_killed_or_run_at_once(tmp_path: Path, store_uri: str, client: Any) -> None:
     """Recoveries killed midway, and four at once, leave what one undisturbed recovery would."""
     told = run_and_kill(tmp_path, store_uri, "offline", 0.3)
