@@ -26,10 +26,14 @@ _WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 class FileRecord(msgspec.Struct, frozen=True):
-    """A file's size in bytes and the SHA-256 of its content; see `_sha256` for that of a large one."""
+    """A file's size in bytes and a digest of its content.
+
+    The digest is the SHA-256 of the content; of a file larger than a piece, that of its pieces' SHA-256, so
+    that no other tool's checksum is to be compared with it.
+    """
 
     size: int
-    sha256: str
+    digest: str = msgspec.field(name="sha256")  # as manifests have had it
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -79,7 +83,7 @@ def differences(content: Path, manifest: Manifest) -> list[str]:
             size = file.lstat().st_size
             if size != record.size:
                 found.append(f"{relative}: {size:,} bytes in place of {record.size:,}")
-            elif _sha256(file) != record.sha256:
+            elif _digest(file) != record.digest:
                 found.append(f"{relative}: other content than was pulled")
         except OSError as error:
             found.append(f"{relative}: {error.strerror}")
@@ -96,7 +100,7 @@ def equals(manifest: Manifest, files: Mapping[str, Path]) -> bool:
         return False
     return all(
         files[name].stat().st_size == manifest.files[sealed].size
-        and _sha256(files[name]) == manifest.files[sealed].sha256
+        and _digest(files[name]) == manifest.files[sealed].digest
         for sealed, name in names.items()
     )
 
@@ -137,28 +141,28 @@ def _seal_file(file: tuple[str, Path]) -> tuple[str, FileRecord]:
         status = os.fstat(stream.fileno())
         # Synced, or a power cut after the rename could leave a whole name with an empty file behind it.
         if status.st_size <= _PIECE:
-            digest = _sha256(path)
+            digest = _digest(path)
             os.fsync(stream.fileno())
         else:
             with ThreadPoolExecutor(1, "withrun-sync") as pool:  # the disk works while the hash is computed
                 synced = pool.submit(os.fsync, stream.fileno())
-                digest = _sha256(path)
+                digest = _digest(path)
                 synced.result()
         os.fchmod(stream.fileno(), stat.S_IMODE(status.st_mode) & ~_WRITE)
     return relative, FileRecord(status.st_size, digest)
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path) -> str:
     """The SHA-256 of a file; of one larger than a piece, that of its pieces' own, which takes all cores."""
     size = path.stat().st_size
     if size <= _PIECE:
-        return _piece_sha256(path, 0).hex()
+        return _piece_digest(path, 0).hex()
     with ThreadPoolExecutor(_WORKERS, "withrun-hash") as pool:
-        pieces = pool.map(lambda start: _piece_sha256(path, start), range(0, size, _PIECE))
+        pieces = pool.map(lambda start: _piece_digest(path, start), range(0, size, _PIECE))
         return hashlib.sha256(b"".join(pieces)).hexdigest()
 
 
-def _piece_sha256(path: Path, start: int) -> bytes:
+def _piece_digest(path: Path, start: int) -> bytes:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
         stream.seek(start)
