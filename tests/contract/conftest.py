@@ -32,12 +32,14 @@ class Place:
         store: under which a plain MLflow client sees the same store, past any server.
         has_web_page: its URLs are pages of a web interface.
         local_artifacts: artifacts lie on this machine's file system, in reach of the client.
+        takes_any_source: `store` registers versions whatever their source, as no server does.
     """
 
     uri: str
     store: str
     has_web_page: bool
     local_artifacts: bool
+    takes_any_source: bool = True
 
 
 def _sqlite(request: pytest.FixtureRequest) -> Place:
@@ -59,7 +61,7 @@ def _s3(request: pytest.FixtureRequest) -> Place:
 def _mlflow_2(request: pytest.FixtureRequest) -> Place:
     running: MlflowServer = request.getfixturevalue("server_of_mlflow_2")
     # MLflow's client goes by way of the server too: opening the database, MLflow 3 would migrate it.
-    return Place(running.url, running.url, has_web_page=True, local_artifacts=False)
+    return Place(running.url, running.url, has_web_page=True, local_artifacts=False, takes_any_source=False)
 
 
 PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
