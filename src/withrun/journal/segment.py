@@ -204,6 +204,10 @@ class SegmentReader:
                 break
         return payloads
 
+    def at_blank(self) -> bool:
+        """Whether nothing stands where the next record starts: of a segment in use, its end."""
+        return not os.pread(self._descriptor, HEADER.size, self.offset).strip(b"\0")
+
     def _continues(self, chunk: bytes) -> bool:
         """Whether the chunk starts with a frame longer than itself, which a larger read may complete."""
         if len(chunk) < HEADER.size:
