@@ -12,7 +12,7 @@ from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
 from withrun.values import Preview, complete, metric_from_store, unflatten
 
-__all__ = ["EntityBuilder", "from_milliseconds"]
+__all__ = ["EntityBuilder", "artifact_folder", "from_milliseconds"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -39,16 +39,14 @@ class EntityBuilder:
 
     def run(self, record: RunRecord, exp: Experiment, *, whole: bool = True) -> Run:
         """A run of an experiment; with `whole=False`, long values are left for `complete`."""
-        chosen = next((tag.value for tag in record.tags if tag.key == self._keys.repo), None)
+        repo = _chosen_repo(record, self._keys)
         suffix = f"/{record.run_id}/artifacts"
-        repo = record.artifact_uri.removesuffix(suffix) if chosen is None else chosen
-        repo_url = record.artifact_uri if chosen is None else chosen.rstrip("/") + suffix
         run = Run(
             id=record.run_id,
             name=record.run_name,
             exp=exp,
-            repo=repo,
-            repo_url=repo_url,
+            repo=record.artifact_uri.removesuffix(suffix) if repo is None else repo,
+            repo_url=artifact_folder(record, self._keys),
             tags=self._tags(record.tags),
             params=self._tags(record.params),
             metrics=unflatten((m.key, metric_from_store(m.value)) for m in record.metrics),
@@ -90,6 +88,16 @@ class EntityBuilder:
 
     def _tags(self, items: Iterable[KeyValue]) -> dict[str, object]:
         return self._translation.from_texts((item.key, item.value) for item in items)
+
+
+def artifact_folder(record: RunRecord, keys: TagKeys) -> str:
+    """URL of a run's own artifact folder: in the repo that its tag names, else where the store puts it."""
+    repo = _chosen_repo(record, keys)
+    return record.artifact_uri if repo is None else f"{repo.rstrip('/')}/{record.run_id}/artifacts"
+
+
+def _chosen_repo(record: RunRecord, keys: TagKeys) -> str | None:
+    return next((tag.value for tag in record.tags if tag.key == keys.repo), None)
 
 
 def from_milliseconds(moment: int | None) -> datetime | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from withrun.backend import Backend, KeyValue, VersionRecord
 from withrun.cache.layout import overlap
@@ -15,7 +13,7 @@ from withrun.schema import Model, ModelVersion, Run
 from withrun.services.entities import EntityBuilder
 from withrun.services.runs import RunService
 from withrun.services.translation import DataTranslation
-from withrun.transfer.urls import local_path, scheme_of
+from withrun.services.version_source import path_below, resolved_source
 
 __all__ = ["ModelService"]
 
@@ -74,7 +72,7 @@ class ModelService:
     def check_free(self, run: Run, path_in_run: str) -> None:
         """Refuse a path of a run at, above or below which another version's artifact lies."""
         for record in self.of_run(run.id):
-            taken = _path_below(run.repo_url, self._artifact_url(record, run))
+            taken = path_below(run.repo_url, self._artifact_url(record, run))
             # One at the run's root, and so with an empty path, takes all of the run.
             if taken is not None and overlap(taken, path_in_run):
                 raise AlreadyExists(
@@ -159,24 +157,15 @@ class ModelService:
         A source that names a run or model that is gone stays as it is written: the registry keeps such
         versions, so that they must be listed; what is asked of their artifact says that it is lost.
         """
+
+        def folder_of(run_id: str) -> str:
+            owner = run if run is not None and run.id == run_id else self._runs.fetch(run_id)
+            return owner.repo_url
+
         try:
-            return self._resolved(record, run)
+            return resolved_source(self._backend, record, folder_of)
         except NotFound:
             return record.source
-
-    def _resolved(self, record: VersionRecord, run: Run | None) -> str:
-        source = record.source
-        scheme = urlsplit(source).scheme
-        if scheme == "runs":
-            run_id, _, path = source.removeprefix("runs:/").lstrip("/").partition("/")
-            owner = run if run is not None and run.id == run_id else self._runs.fetch(run_id)
-            return f"{owner.repo_url.rstrip('/')}/{unquote(path)}".rstrip("/")
-        if scheme == "models":
-            model_id = record.model_id or source.removeprefix("models:/").strip("/")
-            if model_id.startswith("m-"):
-                return self._backend.get_logged_model(model_id).artifact_uri
-            return self._backend.version_download_uri(record.name, record.version)
-        return source
 
 
 def refuse_chosen_version(version: str | None) -> None:
@@ -186,28 +175,6 @@ def refuse_chosen_version(version: str | None) -> None:
             f"version {version!r} can't be chosen: this registry numbers versions itself; "
             "leave `version` out, and keep a name of your own as a tag or an alias"
         )
-
-
-def _path_below(root: str, url: str) -> str | None:
-    """The path of `url` below the folder `root`, empty for the folder itself; None if it lies elsewhere."""
-    if not root or not url:
-        return None
-    base, place = _plain(root), _plain(url)
-    if place == base:
-        return ""
-    return place[len(base) :].strip("/") if place.startswith(f"{base}/") else None
-
-
-def _plain(url: str) -> str:
-    """A URL in the one form that two of the same place share: stores write local paths in several."""
-    if scheme_of(url) in ("", "file"):
-        try:
-            path = local_path(url)
-        except InvalidArgument:  # a file of another host, which is no path here
-            path = None
-        if path is not None:
-            return os.path.normpath(path).rstrip("/")
-    return url.rstrip("/")
 
 
 def _check_name(name: str) -> None:
