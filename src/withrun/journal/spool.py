@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,9 @@ __all__ = ["Spool"]
 
 logger = logging.getLogger("withrun.journal")
 
+_SHARED = "runs/"
+"""Names below this are those of local runs' artifact folders, which several records may speak of."""
+
 
 class Spool:
     """A journal's spool folder.
@@ -19,6 +24,10 @@ class Spool:
     What was published is deleted once the journal has acknowledged it: a process that dies before that
     publishes it again. What was refused is moved beside the file of refused records, so that it outlives
     the journal. Absolute names are the user's own files: neither deleted nor moved.
+
+    A run that started without the server has its artifacts in `runs/<local ID>/artifacts`, laid out as in the
+    run, and they can be read there. Records may name the same file, or a folder and what is in it, so these
+    stay as long as the journal does; what is refused of them is kept as further names of the same files.
 
     Args:
         folder: where they wait.
@@ -38,8 +47,8 @@ class Spool:
         return moved if moved.exists() and not waiting.exists() else waiting
 
     def published(self, name: str) -> None:
-        """Note that a file or folder was published; it is deleted by the next `sweep`."""
-        if name and not Path(name).is_absolute():
+        """Note that a file or folder was published; unless shared, it is deleted by the next `sweep`."""
+        if name and not Path(name).is_absolute() and not name.startswith(_SHARED):
             self._published.append(self.folder / name)
 
     def sweep(self) -> None:
@@ -52,14 +61,34 @@ class Spool:
                 path.unlink(missing_ok=True)
 
     def keep(self, name: str) -> Path:
-        """Move what was refused out of the journal, return where it is now."""
+        """Keep what was refused when the journal goes, return where it is now."""
         source = self.source(name)
         if Path(name).is_absolute() or not source.is_relative_to(self.folder) or not source.exists():
             return source
         target = self._kept / name
         try:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            source.rename(target)
+            if name.startswith(_SHARED):
+                _link(source, target)
+            else:
+                source.rename(target)
         except OSError as error:
             raise unusable(target.parent, error) from error
         return target
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` another name of a file, or a folder of such names; what lies there is replaced."""
+    if source.is_dir():
+        target.mkdir(mode=0o700, exist_ok=True)
+        for entry in source.iterdir():
+            _link(entry, target / entry.name)
+        return
+    # Under its final name when it is whole.
+    fresh = target.with_name(f".{secrets.token_hex(8)}")
+    try:
+        os.link(source, fresh)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, fresh)
+    fresh.replace(target)
+    fresh.unlink(missing_ok=True)  # left where both are names of one file already
