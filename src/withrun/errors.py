@@ -13,6 +13,7 @@ WithrunError
 ├── OfflineError                          the call needs the server, and the API is offline
 │   └── NotCached (NotFound)              … and its cache does not hold the entity
 ├── ServerError                           the server answered, and refused or failed (.status, .code)
+│   └── Refused                           … some of what was logged; all else went through (.refusals)
 ├── ServerUnreachable (ConnectionError)   no answer from the server
 ├── ArtifactNotFound (FileNotFoundError)  a run or version holds nothing at that path
 │   └── ArtifactNotCached (OfflineError)  … as far as the cache goes, and the API is offline
@@ -29,7 +30,7 @@ A message says what was asked, what was found, and the way out. Credentials neve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,7 @@ __all__ = [
     "NotCached",
     "NotFound",
     "OfflineError",
+    "Refused",
     "RunAlreadyActive",
     "RunClosed",
     "ServerError",
@@ -114,6 +116,18 @@ class ServerError(WithrunError):
         self.status = status
         self.code = code
         self.retry_after = retry_after
+
+
+class Refused(ServerError):
+    """The server would not take some of what was logged; all else went through.
+
+    Attributes:
+        refusals: what was refused: each with its `call`, `reason` and `run_id`.
+    """
+
+    def __init__(self, message: str, refusals: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.refusals = refusals
 
 
 class ServerUnreachable(WithrunError, ConnectionError):

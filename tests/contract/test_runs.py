@@ -144,9 +144,10 @@ def test_clash_of_keys(api: BaseMlflowApi, run: RunApi) -> None:
 
 def test_raw_keys_of_mlflow(api: BaseMlflowApi, run: RunApi, client: MlflowClient) -> None:
     """Tags under `mlflow.` are strings as they are, both ways."""
-    run.set_tag("mlflow.note.content", "1")
+    run.set_tag("mlflow.note.content", "1").flush()
     assert client.get_run(run.id).data.tags["mlflow.note.content"] == "1"
-    assert run.set_tag("mlflow.runName", "renamed").name == client.get_run(run.id).info.run_name == "renamed"
+    assert run.set_tag("mlflow.runName", "renamed").flush().name == "renamed"
+    assert client.get_run(run.id).info.run_name == "renamed"
     client.set_tag(run.id, "mlflow.custom", "true")
     assert api.get_run(run).tags["mlflow"]["note"] == {"content": "1"}
     assert api.get_run(run).tags["mlflow"]["custom"] == "true"
@@ -194,6 +195,7 @@ def test_params_are_logged_once(api: BaseMlflowApi, run: RunApi, client: MlflowC
     run.log_params({"a.b": 1})
     with pytest.raises(InvalidArgument, match=r"a\.b"):
         run.log_params({"new": 1, "a": {"b": 2}})
+    run.flush()
     assert client.get_run(run.id).data.params == {"a.b": "1"}
 
 

@@ -51,7 +51,7 @@ def open_with(tmp_path: Path, store_uri: str) -> Iterator[OpenWith]:
             tmp_path / "journal",
             store_uri,
             connect=lambda: StoreBackend(store_uri),
-            publisher=publisher,
+            publisher=lambda _: publisher,
             threads=1,
         )
         made.append(journal)

@@ -76,15 +76,17 @@ def test_status_after_an_exception(
     assert withrun.active_run() is None
 
 
+@pytest.mark.parametrize("strict", [False, True])
 def test_exception_passes_when_ending_fails(
-    exp: ExpApi, client: MlflowClient, caplog: pytest.LogCaptureFixture
+    api: BaseMlflowApi, exp: ExpApi, client: MlflowClient, caplog: pytest.LogCaptureFixture, strict: bool
 ) -> None:
     """An exception of the block passes, and the failure of ending is logged, when the run can't be ended."""
-    run = exp.start_run()
+    run = api.model_copy(update={"strict": strict}).start_run(exp.id)
     client.delete_run(run.id)  # a deleted run can't be updated
     with pytest.raises(ZeroDivisionError), run:
         raise ZeroDivisionError
-    assert "could not be ended" in caplog.text
+    assert "refused" in caplog.text
+    assert ("could not be ended" in caplog.text) == strict
     assert run.id in caplog.text
     assert withrun.active_run() is None
 
@@ -102,10 +104,17 @@ def test_exception_passes_whatever_ending_fails_by(
     api.end_run(run.id, "FAILED")
 
 
-def test_failure_of_ending_is_raised_after_a_quiet_block(exp: ExpApi, client: MlflowClient) -> None:
-    """Without an exception of its own, a block raises that its run could not be ended."""
-    with pytest.raises(withrun.errors.WithrunError), exp.start_run() as run:
+def test_failure_of_ending_is_raised_after_a_quiet_block(
+    api: BaseMlflowApi, exp: ExpApi, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A quiet block of a strict API raises that its run could not be ended; else it is logged and counted."""
+    strict = api.model_copy(update={"strict": True})
+    with pytest.raises(withrun.errors.Refused, match="end_run"), strict.start_run(exp.id) as run:
         client.delete_run(run.id)
+    with exp.start_run() as quiet:
+        client.delete_run(quiet.id)
+    assert quiet.delivery.refused == 1
+    assert f"{quiet.id} can't be written to" in caplog.text
     assert withrun.active_run() is None
 
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -28,12 +28,14 @@ from withrun.cache.serializer import EntitySerializer
 from withrun.contract import MlflowApiContract
 from withrun.errors import InvalidArgument
 from withrun.handles import RunApi, lifecycle
+from withrun.journal import Durability
 from withrun.query.pushing import NoPushDown, PushDown
 from withrun.services import identify
-from withrun.services.assembly import Options, Services, assemble
+from withrun.services.assembly import Delivery, Options, Services, assemble
 from withrun.services.long_values import OnLongValue
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
+from withrun.services.writes import OnUnreachable, WritePolicy
 from withrun.transfer.file_transfer import FileTransfer
 
 if TYPE_CHECKING:
@@ -71,6 +73,15 @@ class BaseMlflowApi(
         tag_keys: the tags in which relations between runs are kept.
         data_translation: how params and tags are written and read.
         on_long_value: a param or tag longer than the store takes becomes an artifact, or an error.
+        journal_dir: where what is logged waits until the store has it; default: `journal` in the `cache_dir`
+            that was given, else in the user's state folder. Cleaning the cache never touches it.
+        exit_timeout: seconds without progress after which leaving a run, and interpreter exit, go on with a
+            warning; what is not delivered is kept. None waits on.
+        connect_timeout: seconds that starting a run waits for a server that is away.
+        on_unreachable: then raise `ServerUnreachable`, or start the run with a local ID ("offline"), to be
+            delivered once the server is back.
+        strict: leaving a run raises `Refused` if the store refused some of what was logged.
+        durability: what is logged survives the death of the process, or also, a second later, a power cut.
     """
 
     model_config = ConfigDict(
@@ -88,6 +99,12 @@ class BaseMlflowApi(
     tag_keys: TagKeys = Field(default_factory=TagKeys)
     data_translation: DataTranslation = Field(default_factory=DataTranslation)
     on_long_value: OnLongValue = "artifact"
+    journal_dir: Path | None = None
+    exit_timeout: float | None = Field(default=30.0, ge=0)
+    connect_timeout: float = Field(default=10.0, gt=0)
+    on_unreachable: OnUnreachable = "raise"
+    strict: bool = False
+    durability: Durability = "process"
 
     _services: Services | None = PrivateAttr(default=None)
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
@@ -108,11 +125,28 @@ class BaseMlflowApi(
             raise InvalidArgument(self._explain(exc)) from None  # the original may hold credentials
         # After the provider chose a cache. Not counted as given: a copy with another cache has its own.
         object.__setattr__(self, "temp_artifacts_dir", self._temp_dir())
+        object.__setattr__(self, "journal_dir", self._journals_home())
         _instances.add(self)
+        if self._has_store and not self.offline_mode:
+            self.services.recovery and self.services.recovery.start()
 
     @abstractmethod
     def _connect(self) -> Backend:
-        """Make the backend; must not talk to the server yet."""
+        """Make a backend; must not talk to the server yet.
+
+        Called again for the journal, which delivers by a backend of its own that outlives the API.
+        """
+
+    _has_store: ClassVar[bool] = True
+    """Whether there is a store that what is logged can be delivered to."""
+
+    def _delivery_threads(self) -> int:
+        """How many runs may be written to side by side."""
+        return 1
+
+    def _identity(self) -> str:
+        """What tells users of the store apart, such as a hash of their credentials: they share no journal."""
+        return ""
 
     def _http(self) -> httpx.Client | None:
         """The tracking server's HTTP client, for artifacts that it serves; None for a store without one."""
@@ -224,6 +258,13 @@ class BaseMlflowApi(
         home = self.cache_dir or Path(platformdirs.user_cache_dir("withrun"))  # not the folder that all share
         return self.temp_artifacts_dir or home / "temp-artifacts"
 
+    def _journals_home(self) -> Path:
+        if self.journal_dir is not None:
+            return self.journal_dir
+        if self.cache_dir is not None and "cache_dir" in self.model_fields_set:
+            return self.cache_dir / "journal"
+        return Path(platformdirs.user_state_dir("withrun")) / "journal"
+
     def _own_conf(self) -> dict[str, Any]:
         """The configuration, credentials included, for a copy in this process."""
         # A default that was made for this instance (such as the store of the folder it was made in) stays.
@@ -257,9 +298,22 @@ class BaseMlflowApi(
                 tag_keys=self.tag_keys,
                 data_translation=self.data_translation,
                 on_long_value=self.on_long_value,
+                writes=self._write_policy() if self._has_store else None,
             ),
+            Delivery(self._connect, self._delivery_threads(), self._identity()),
             self._http,
             NoPushDown if self.offline_mode else self._push_down,
+        )
+
+    def _write_policy(self) -> WritePolicy:
+        return WritePolicy(
+            journal_dir=self._journals_home(),
+            offline=self.offline_mode,
+            exit_timeout=self.exit_timeout,
+            connect_timeout=self.connect_timeout,
+            on_unreachable=self.on_unreachable,
+            strict=self.strict,
+            durability=self.durability,
         )
 
     @classmethod

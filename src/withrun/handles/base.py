@@ -11,7 +11,7 @@ from typing_extensions import Self
 if TYPE_CHECKING:
     from withrun.api import BaseMlflowApi
 
-__all__ = ["Handle"]
+__all__ = ["Handle", "deep_dict"]
 
 H = TypeVar("H", bound="Handle")
 
@@ -67,15 +67,16 @@ class Handle(BaseModel):
         copied = type(self).of(self._api, self)
         for field, value in self.__dict__.items():
             if isinstance(value, dict):
-                copied.__dict__[field] = _deep_dict(value)
+                copied.__dict__[field] = deep_dict(value)
         return copied
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _made, (type(self), self._api, dict(self.__dict__))
 
 
-def _deep_dict(value: dict[str, Any]) -> dict[str, Any]:
-    return {k: _deep_dict(v) if isinstance(v, dict) else v for k, v in value.items()}
+def deep_dict(value: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a dict and of the dicts in it."""
+    return {k: deep_dict(v) if isinstance(v, dict) else v for k, v in value.items()}
 
 
 def _made(cls: type[H], api: BaseMlflowApi, fields: dict[str, Any]) -> H:

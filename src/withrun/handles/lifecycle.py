@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from withrun import context, signals
 from withrun.context import Activation
 from withrun.errors import RunAlreadyActive, RunClosed, WithrunError
+from withrun.journal import close_all as _  # noqa: F401 - its exit hook is registered first, and so runs last
 from withrun.schema import RunStatus
 from withrun.services.entities import from_milliseconds
 from withrun.services.notebook import current_cell, is_interactive

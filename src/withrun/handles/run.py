@@ -160,5 +160,6 @@ class RunApi(LoggingVerbs, ArtifactVerbs):
 
     def _take(self, entity: BaseModel) -> Self:
         # What this process holds of the run, and what it logged, stays known.
+        self._series.clear()
         self.__dict__.update(RunApi.of(self._api, entity).__dict__)
         return self

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Self
 
 from withrun.backend import Metric
 from withrun.errors import InvalidArgument
-from withrun.handles.base import Handle
+from withrun.handles.base import Handle, deep_dict
+from withrun.journal import Delivery
 from withrun.schema import Run
 from withrun.services.identify import check_timeout
 from withrun.values import drop, put, value_at
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["LoggingVerbs"]
 
 V = TypeVar("V")
+
+Series = tuple[Callable[[str, float, int, int], None], dict[str, Any], str]
+"""How a metric is logged again: to the run's log, and in the view where its last value shows, by that key."""
+
+_NUMBERS = frozenset({float, int})
+_now = time.time
 
 _view_lock = threading.RLock()
 """Held while a handle's view changes, for microseconds. One for all, so that a fork has one to renew."""
@@ -37,17 +45,42 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def _place_of(view: dict[str, Any], key: str) -> tuple[dict[str, Any], str] | None:
+    """Where the number of that flat key stands in a view; None if it does not stand in one place yet."""
+    if key in view:
+        return (view, key) if type(view[key]) is float else None
+    *path, leaf = key.split(".")
+    for part in path:
+        inner = view.get(part)
+        if not isinstance(inner, dict):
+            return None
+        view = inner
+    return (view, leaf) if type(view.get(leaf)) is float else None
+
+
 class LoggingVerbs(Run, Handle):
     """Params, metrics and tags; what is logged shows at once in the handle's own fields of these names."""
 
-    __slots__ = ("_param_texts",)
+    __slots__ = ("_param_texts", "_series")
 
     if TYPE_CHECKING:
         _param_texts: dict[str, str]
+        _series: dict[str, Series]
 
     def _bind(self, api: BaseMlflowApi) -> None:
         super()._bind(api)
         object.__setattr__(self, "_param_texts", {})
+        object.__setattr__(self, "_series", {})
+        # Changed in place, which what it was made of must not see.
+        self.__dict__["metrics"] = deep_dict(self.metrics)
+
+    @property
+    def delivery(self) -> Delivery:
+        """How what this process logged to the run stands: values accepted, delivered, pending, refused.
+
+        Values are params, points of metrics, tags and ends, and what a run without the server takes besides.
+        """
+        return self._api.services.writes.delivery(self.id)
 
     @property
     def _runs(self) -> RunService:
@@ -104,7 +137,24 @@ class LoggingVerbs(Run, Handle):
             synchronous: return once the store has it.
             timestamp: milliseconds since the epoch; default now.
         """
-        return self.log_metrics({key: value}, step, synchronous, timestamp)
+        # The call that training loops make millions of times: what its first ones settled is not asked again.
+        series = self._series.get(key) if type(key) is str else None
+        if (
+            series is None
+            or type(value) not in _NUMBERS
+            or not (step is None or type(step) is int)
+            or timestamp is not None
+            or synchronous
+        ):
+            return self.log_metrics({key: value}, step, synchronous, timestamp)
+        log, view, leaf = series
+        try:
+            number = float(value)
+            log(key, number, int(_now() * 1000), step or 0)
+        except OverflowError:
+            return self.log_metrics({key: value}, step)  # which says what is wrong
+        view[leaf] = number
+        return self
 
     def log_metrics(
         self,
@@ -114,8 +164,24 @@ class LoggingVerbs(Run, Handle):
         timestamp: int | None = None,
     ) -> Self:
         """Log one point of each metric: nested dict of numbers; see `log_metric`."""
-        self._show("metrics", self._runs.log_metrics(self.id, metrics, step, synchronous, timestamp))
+        self._show_metrics(self._runs.log_metrics(self.id, metrics, step, synchronous, timestamp))
         return self
+
+    def _show_metrics(self, logged: Mapping[str, float]) -> None:
+        """As `_show`, in place for metrics that were logged before, which take the quick way next."""
+        fresh = {}
+        with _view_lock:
+            for key, value in logged.items():
+                place = _place_of(self.metrics, key)
+                if place is None:
+                    fresh[key] = value
+                else:
+                    view, leaf = place
+                    view[leaf] = value
+                    self._series[key] = (self._api.services.writes.log_of(self.id).metric, view, leaf)
+            if fresh:
+                self._series.clear()  # `_show` puts other dicts in the place of those that they write to
+                self._show("metrics", fresh)
 
     def set_tag(self, key: str, value: Any, synchronous: bool | None = None) -> Self:
         """Set one tag to any JSON value or datetime; keys under `mlflow.` take strings as they are."""

@@ -7,7 +7,7 @@ survives its death. A thread packs it into the fewest calls and sends it (`drain
 
 from withrun.journal.disk import JournalFull
 from withrun.journal.journal import Durability, Journal
-from withrun.journal.local_ids import LocalIds
+from withrun.journal.local_ids import LocalIds, looks_local, new_uid
 from withrun.journal.publisher import Publisher
 from withrun.journal.record import (
     ArtifactIntent,
@@ -18,7 +18,7 @@ from withrun.journal.record import (
 )
 from withrun.journal.recovery import Recovered, Waiting, recover, waiting
 from withrun.journal.refused import Refusal
-from withrun.journal.registry import Lease, lease
+from withrun.journal.registry import Lease, close_all, lease
 from withrun.journal.run_log import Delivery, RunLog
 
 __all__ = [
@@ -38,7 +38,10 @@ __all__ = [
     "RunLog",
     "VersionIntent",
     "Waiting",
+    "close_all",
     "lease",
+    "looks_local",
+    "new_uid",
     "recover",
     "waiting",
 ]

@@ -47,6 +47,12 @@ Durability = Literal["process", "power"]
 _KEPT_REFUSALS = 100
 """Refusals that a run's handle remembers; all are in the file."""
 
+_LAST_ATTEMPT = 1.0
+"""Seconds that closing gives a server that did not answer before."""
+
+_STOPPING = 5.0
+"""Seconds that closing waits for a call under way."""
+
 _DIRECT_PATIENCE = 10.0
 """Seconds that a call waits for the server when the disk is full."""
 
@@ -59,7 +65,7 @@ class Journal:
         store_uri: the store, normalised and without credentials.
         connect: makes the backend that the drain uses, at the first record; closed with the journal. None:
             nothing is delivered by this process (offline), `recover` or another process does it later.
-        publisher: publishes artifacts and model versions.
+        publisher: makes, of that backend, what publishes artifacts and model versions.
         durability: see `Durability`.
         threads: runs delivered side by side; 1 for stores that take one writer (sqlite).
         mapped: write through a memory map; None: where the file system is known to allow it.
@@ -72,7 +78,7 @@ class Journal:
         store_uri: str,
         *,
         connect: Callable[[], Backend] | None = None,
-        publisher: Publisher | None = None,
+        publisher: Callable[[Backend], Publisher] | None = None,
         durability: Durability = "process",
         threads: int = 4,
         mapped: bool | None = None,
@@ -81,8 +87,8 @@ class Journal:
         self.store_uri = store_uri
         self.store_folder = store_folder_of(journal_dir, store_uri)
         self.local_ids = LocalIds(self.store_folder)
-        self.publisher = publisher
         self._connect = connect
+        self._make_publisher = publisher
         self._backend: Backend | None = None
         self._durability = durability
         self._threads = threads
@@ -93,7 +99,10 @@ class Journal:
         # Strong as long as something is pending: the accounts of a run whose handle was dropped are still
         # kept.
         self._by_no: dict[int, RunLog] = {}
+        self._with_untold: dict[int, RunLog] = {}
         self._itself = RunLog(self, 0, "")
+        self._open_runs: set[str] = set()
+        self._warned = False
         self._closed = False
         self._live: Live | None = None
         self._start_over()
@@ -122,11 +131,20 @@ class Journal:
         return self._open().folder.id
 
     @property
+    def refused_folder(self) -> Path:
+        """Where what the server refused is kept."""
+        return self.store_folder / "refused"
+
+    @property
     def spool(self) -> Path:
         """Where artifacts to be published are put; opens the journal."""
         spool = self._open().folder.spool
         spool.mkdir(mode=0o700, exist_ok=True)
         return spool
+
+    def known(self, run_id: str) -> RunLog | None:
+        """The log of a run that was logged to here and is in use or has something pending, else None."""
+        return self._by_id.get(run_id)
 
     def run(self, run_id: str, *, uid: str = "") -> RunLog:
         """The log of a run that exists; the same object for the same run, as long as it is in use.
@@ -140,6 +158,7 @@ class Journal:
             log = self._by_id.get(run_id) or (self._by_id.get(server_id) if server_id else None)
             if log is None:
                 log = self._by_id[run_id] = RunLog(self, self._next_no, run_id, uid)
+                log.server_id = log.server_id or server_id
                 self._next_no += 1
             return log
 
@@ -186,6 +205,7 @@ class Journal:
             ledger.own(record.run_id, intent.start_time)
         with self._lock:
             log = RunLog(self, self._next_no, record.run_id, intent.uid)
+            log.record = record
             self._next_no += 1
             self._by_id[record.run_id] = log
         return log
@@ -201,6 +221,7 @@ class Journal:
         log.create(intent)
         live.folder.ledger.start_locally(intent.uid)
         live.folder.ledger.own(intent.uid, intent.start_time)
+        self._open_runs.add(intent.uid)
         return log
 
     def _owned(self, intent: RunIntent, live: Live) -> RunIntent:
@@ -227,6 +248,7 @@ class Journal:
         """Answer for the end of a run that was resumed or entered here."""
         live = self._open()
         live.folder.ledger.own(log.run_id, now_ms())
+        self._open_runs.add(log.run_id)
         log.tags({OWNER_TAG: live.folder.id})
 
     # --- appending, behind RunLog ---
@@ -307,6 +329,19 @@ class Journal:
         drain = live.drain
         return self._wait(lambda: drain is not None and drain.done >= position, exit_timeout, timeout)
 
+    def let_go(self, ended: RunLog) -> None:
+        """Offline, when a run was ended: leave all to `sync`, unless another run is still open.
+
+        Without that, what a notebook logged could not be delivered before it is closed. The next record opens
+        another journal.
+        """
+        with self._lock:
+            self._open_runs.discard(ended.run_id)
+            live = self._live
+            if live is not None and self._connect is None and not self._open_runs:
+                self._live = None
+                live.close(0.0)
+
     def _wait(self, settled: Callable[[], bool], exit_timeout: float | None, timeout: float | None) -> bool:
         drain = self._live.drain if self._live else None
         return self._progress.wait(settled, drain, exit_timeout=exit_timeout, timeout=timeout)
@@ -324,8 +359,12 @@ class Journal:
             log = self._by_no.get(no)
             if log is not None:
                 log.delivered += delivered
+                self._warned = False
                 log.refused += len(refusals)
-                log.refusals += refusals[: _KEPT_REFUSALS - len(log.refusals)]
+                log.refusals += refusals[: max(_KEPT_REFUSALS - len(log.refusals), 0)]
+                log.untold += refusals[: max(_KEPT_REFUSALS - len(log.untold), 0)]
+                if refusals:
+                    self._with_untold[no] = log
             self._progress.moved()
 
     def bound(self, no: int, run_id: str) -> None:
@@ -333,6 +372,17 @@ class Journal:
         log = self._by_no.get(no)
         if log is not None:
             log.server_id = run_id
+
+    def take_refusals(self, log: RunLog | None = None) -> list[Refusal]:
+        """The refusals, of one run or of all, that nobody was given yet; each is given once."""
+        with self._progress.changed:
+            logs = list(self._with_untold.values()) if log is None else [log]
+            taken: list[Refusal] = []
+            for each in logs:
+                taken += each.untold
+                each.untold = []
+                self._with_untold.pop(each.no, None)
+        return taken
 
     def window_done(self) -> None:
         """A window is settled: forget the runs that nobody holds any more and that have nothing pending."""
@@ -399,15 +449,16 @@ class Journal:
     def _deliverer(
         self, ledger: Ledger, spool: Spool, refused: RefusedFile, retry: Retry, pool: Pool | None
     ) -> Deliverer:
+        backend = self._connected()
         return Deliverer(
-            self._connected(),
+            backend,
             ledger,
             spool,
             self.local_ids,
             refused,
             retry,
             self,
-            publisher=self.publisher,
+            publisher=None if self._make_publisher is None else self._make_publisher(backend),
             pool=pool,
         )
 
@@ -423,10 +474,12 @@ class Journal:
         settled = stopped = True
         if live is not None:
             try:
-                self.flush(exit_timeout=exit_timeout)
+                if not self.flush(exit_timeout=exit_timeout) and exit_timeout is not None:
+                    # Patience may have been spent before: one more attempt, the server may be back.
+                    self.flush(min(_LAST_ATTEMPT, exit_timeout))
             except JournalError as error:
                 logger.error("%s", error)
-            settled, stopped = live.close(exit_timeout or 0.0)
+            settled, stopped = live.close(_STOPPING if exit_timeout is None else min(_STOPPING, exit_timeout))
             self._live = None
             if live.drain is not None and not settled:
                 self._warn_kept(live)
@@ -435,7 +488,19 @@ class Journal:
             self._backend = None
         return settled
 
+    def warn_kept(self) -> None:
+        """Say that what is pending is not delivered yet, and what becomes of it; once, until it goes on."""
+        if self._live is not None:
+            self._warn_kept(self._live)
+
+    def be_impatient(self) -> None:
+        """Wait for nothing more that does not move: the user has interrupted a wait."""
+        self._progress.be_impatient()
+
     def _warn_kept(self, live: Live) -> None:
+        if self._warned:
+            return
+        self._warned = True
         pending = sum(log.delivery.pending for log in self._by_no.values())
         why = f" ({live.drain.trouble})" if live.drain and live.drain.trouble else ""
         logger.warning(
@@ -452,6 +517,8 @@ class Journal:
         live, self._live = self._live, None
         self._start_over()
         self._backend = None
+        self._with_untold.clear()
+        self._open_runs.clear()
         for log in [*self._by_no.values(), *self._by_id.values(), self._itself]:
             log.leave_to_parent()
         self._by_no.clear()

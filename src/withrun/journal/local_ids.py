@@ -8,13 +8,32 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import uuid
 from pathlib import Path
 
 import msgspec
 
 from withrun.journal.disk import make_private, unusable
 
-__all__ = ["LocalIds"]
+__all__ = ["LocalIds", "looks_local", "new_uid"]
+
+_LOCAL = re.compile(r"[0-9a-f]{12}8[0-9a-f]{19}")
+
+
+def new_uid() -> str:
+    """A run's unique ID: its local ID should it start without the server.
+
+    A UUID of version 8 (RFC 9562, section 5.8), where MLflow's own run IDs are of version 4: so an ID tells
+    without a look at the disk that it is none of the server's.
+    """
+    text = uuid.uuid4().hex
+    return f"{text[:12]}8{text[13:]}"
+
+
+def looks_local(run_id: str) -> bool:
+    """Whether an ID can be a local one, which the server may know under another."""
+    return _LOCAL.fullmatch(run_id) is not None
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -62,7 +62,7 @@ def lease(
     store_uri: str,
     *,
     connect: Callable[[], Backend] | None = None,
-    publisher: Publisher | None = None,
+    publisher: Callable[[Backend], Publisher] | None = None,
     durability: Durability = "process",
     threads: int = 4,
     exit_timeout: float | None = 30.0,
@@ -74,7 +74,7 @@ def lease(
         journal_dir: holds the journals of all stores.
         store_uri: the store, normalised and without credentials.
         connect: makes the backend that delivers; of several users, the first one's is used. None: offline.
-        publisher: publishes artifacts and model versions; the first one's, too.
+        publisher: makes, of that backend, what publishes artifacts and model versions; the first one's, too.
         durability: what an accepted record survives.
         threads: runs delivered side by side.
         exit_timeout: seconds without progress after which interpreter exit goes on; the longest of all users

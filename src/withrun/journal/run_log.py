@@ -22,7 +22,7 @@ from withrun.journal.record import (
 )
 
 if TYPE_CHECKING:
-    from withrun.backend import DatasetInput
+    from withrun.backend import DatasetInput, RunRecord
     from withrun.journal.journal import Journal
     from withrun.journal.refused import Refusal
 
@@ -57,6 +57,9 @@ class RunLog:
         without the server.
         server_id: its ID on the server; None as long as the server does not know it.
         accepted: how many values were taken; the position to wait for.
+        record: the run as the server created it here; None for one that was there, or started without it.
+        refusals: what the server would not take, the first hundred.
+        untold: those of them that nobody was given yet; see `Journal.take_refusals`.
     """
 
     __slots__ = (
@@ -66,11 +69,13 @@ class RunLog:
         "accepted",
         "delivered",
         "no",
+        "record",
         "refusals",
         "refused",
         "run_id",
         "server_id",
         "uid",
+        "untold",
     )
 
     _write: Callable[[bytes], object]
@@ -85,6 +90,8 @@ class RunLog:
         self.delivered = 0
         self.refused = 0
         self.refusals: list[Refusal] = []
+        self.untold: list[Refusal] = []
+        self.record: RunRecord | None = None
         self._write = _unbound
 
     def __repr__(self) -> str:
@@ -188,6 +195,7 @@ class RunLog:
     def leave_to_parent(self) -> None:
         """After a fork, in the child: what was pending is the parent's to deliver."""
         self.delivered = self.accepted - self.refused
+        self.untold = []
         self._write = _unbound
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from withrun.api import BaseMlflowApi
 from withrun.backend import Backend
@@ -25,6 +25,8 @@ class GenericMlflowApi(BaseMlflowApi):
     """
 
     offline_mode: bool = True
+
+    _has_store: ClassVar[bool] = False
 
     def model_post_init(self, context: Any, /) -> None:
         """Check that there is a cache to serve from, and that nothing else is asked for."""

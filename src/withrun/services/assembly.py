@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from withrun.backend import Backend
 from withrun.cache.artifacts import ArtifactCache
 from withrun.cache.serializer import EntitySerializer
 from withrun.query.pushing import PushDown
 from withrun.services.artifacts import ArtifactService
+from withrun.services.delivery import publisher_factory
 from withrun.services.entities import EntityBuilder
 from withrun.services.experiments import ExperimentService
 from withrun.services.long_values import LongValues, OnLongValue
@@ -22,7 +23,7 @@ from withrun.services.runs import RunService
 from withrun.services.search import SearchService
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
-from withrun.services.writes import DirectWrites, WritePath
+from withrun.services.writes import WritePath, WritePolicy
 from withrun.transfer.file_transfer import FileTransfer
 
 if TYPE_CHECKING:
@@ -46,6 +47,23 @@ class Options:
     tag_keys: TagKeys
     data_translation: DataTranslation
     on_long_value: OnLongValue
+    writes: WritePolicy | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How a provider's store is delivered to.
+
+    Attributes:
+        connect: makes a backend of the journal's own: it outlives the API.
+        threads: runs delivered side by side; 1 for a store that takes one writer.
+        identity: tells users of one store apart, such as by a hash of their credentials: they share no
+            journal.
+    """
+
+    connect: Callable[[], Backend]
+    threads: int
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,7 @@ class Services:
 
     backend: Backend
     writes: WritePath
+    recovery: Any
     experiments: ExperimentService
     runs: RunService
     models: ModelService
@@ -65,6 +84,7 @@ class Services:
 def assemble(
     connected: Backend,
     options: Options,
+    delivery: Delivery,
     http: Callable[[], httpx.Client | None],
     push_down: Callable[[], PushDown],
 ) -> Services:
@@ -73,6 +93,7 @@ def assemble(
     Args:
         connected: the provider's backend; only its name is used in offline mode.
         options: the API's configuration.
+        delivery: how the journal reaches the store.
         http: gives the tracking server's HTTP client, or None for a store without one.
         push_down: gives what the backend's filter strings can answer; called when something is searched.
     """
@@ -90,7 +111,15 @@ def assemble(
     )
     long_values = LongValues(artifacts, options.on_long_value)
     build = EntityBuilder(options.tag_keys, options.data_translation, long_values.whole)
-    writes = DirectWrites(backend)
+    writes = WritePath(
+        connected.store_uri,
+        options.writes,
+        connect=delivery.connect,
+        publisher=publisher_factory(options.file_transfer, options.tag_keys),
+        recovery=None,
+        threads=delivery.threads,
+        identity=delivery.identity,
+    )
     experiments = ExperimentService(backend, build, options.data_translation)
     runs = RunService(
         backend, writes, experiments, long_values, build, options.tag_keys, options.data_translation
@@ -109,4 +138,4 @@ def assemble(
         models,
         cached=metadata if options.offline_mode else None,
     )
-    return Services(backend, writes, experiments, runs, models, artifacts, metadata, search)
+    return Services(backend, writes, None, experiments, runs, models, artifacts, metadata, search)

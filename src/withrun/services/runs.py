@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from withrun.backend import Backend, KeyValue, Metric
+from withrun.backend import Backend, KeyValue, Metric, RunRecord
 from withrun.errors import InvalidArgument
+from withrun.journal import RunIntent, new_uid
 from withrun.schema import Experiment, Run, RunStatus
 from withrun.services.entities import EntityBuilder
 from withrun.services.experiments import ExperimentService
@@ -61,33 +61,44 @@ class RunService:
         parent_id: str | None,
         *,
         scheduled: bool = False,
+        must_start: bool = False,
     ) -> Run:
-        """Create a run: RUNNING, or SCHEDULED if it is only declared."""
+        """Create a run: RUNNING, or SCHEDULED if it is only declared; if it `must_start`, also locally."""
+        uid = new_uid()
         texts = source_tags() | self._translation.to_texts(tags or {}, "tag")
-        texts[self._keys.uid] = uuid.uuid4().hex
+        texts[self._keys.uid] = uid
         if parent_id is not None:
             texts[self._keys.parent] = parent_id
         if repo is not None:
             texts[self._keys.repo] = repo
         stored, whole = self._shorten_tags(texts)
-        record = self._backend.create_run(
-            exp.id,
-            run_name=name or None,
-            start_time=now_ms(),
-            tags=tuple(KeyValue(*item) for item in stored.items()),
-        )
+        status = RunStatus.SCHEDULED if scheduled else RunStatus.RUNNING
+        intent = RunIntent(uid, exp.id, name or None, now_ms(), stored, status.value)
+        record = self._writes.create_run(intent, must_start=must_start)
+        if record is None:
+            record = self._local_record(intent)
         run = self._build.run(record, exp, whole=False)
+        run.status = status  # declared just now, which the record was too early for
         if whole:  # they can only go where the run's artifacts are, which is known once it is created
             self._long_values.publish(run, whole)
             self._build.complete(run)
-        if scheduled:
-            self._backend.update_run(run.id, status=RunStatus.SCHEDULED.value)
-            run.status = RunStatus.SCHEDULED
         return run
 
+    def _local_record(self, intent: RunIntent) -> RunRecord:
+        """A run that has started without the server, which names one that has no name; this name stays."""
+        return RunRecord(
+            intent.uid,
+            intent.experiment_id,
+            intent.name or f"run-{intent.uid[:8]}",
+            status=intent.status,
+            start_time=intent.start_time,
+            artifact_uri=str(self._writes.local_repo(intent.uid)),
+            tags=tuple(KeyValue(*item) for item in intent.tags.items()),
+        )
+
     def set_running(self, run_id: str) -> None:
-        """Set a declared run, or one that is over, RUNNING."""
-        self._backend.update_run(run_id, status=RunStatus.RUNNING.value)
+        """Set a declared run, or one that is over, RUNNING; this process answers for its end from then on."""
+        self._writes.resume(run_id, lambda: self._backend.update_run(run_id, status=RunStatus.RUNNING.value))
 
     def end(self, run_id: str, status: RunStatus) -> int:
         """End a run once all that was logged is delivered; returns the end time in ms since the epoch."""
@@ -97,7 +108,7 @@ class RunService:
 
     def fetch(self, run_id: str) -> Run:
         """Fetch a run, with all that was logged to it here."""
-        self._writes.flush(run_id)
+        self._writes.show(run_id)
         record = self._backend.get_run(run_id)
         return self._build.run(record, self._experiments.known(record.experiment_id))
 
@@ -107,7 +118,7 @@ class RunService:
 
     def delete(self, run_id: str) -> None:
         """Mark a run deleted."""
-        self._writes.flush(run_id)
+        self._writes.show(run_id)
         self._backend.delete_run(run_id)
 
     def restore(self, run_id: str) -> None:
@@ -137,7 +148,10 @@ class RunService:
         stored, whole = self._long_values.shorten(texts, MAX_PARAM_LENGTH, "param")
         if whole:
             self._long_values.publish(run, whole)
-        self._writes.log(run.id, params=stored, synchronous=synchronous)
+        log = self._writes.log_of(run.id)
+        log.params(stored)
+        if synchronous:
+            self._writes.confirm(log)
 
     def set_tags(self, run: Run, tags: Mapping[str, Any], synchronous: bool | None = None) -> dict[str, str]:
         """Set tags; returns their flat keys and whole texts."""
@@ -145,12 +159,15 @@ class RunService:
         stored, whole = self._shorten_tags(texts)
         if whole:
             self._long_values.publish(run, whole)
-        self._writes.log(run.id, tags=stored, synchronous=synchronous)
+        log = self._writes.log_of(run.id)
+        log.tags(stored)
+        if synchronous:
+            self._writes.confirm(log)
         return texts
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Delete one tag; one that is absent counts as deleted."""
-        self._writes.delete_tag(run_id, check_key(key, "tag"))
+        self._writes.log_of(run_id).delete_tag(check_key(key, "tag"))
 
     def log_metrics(
         self,
@@ -164,13 +181,15 @@ class RunService:
         values = metrics_to_floats(metrics)
         moment = now_ms() if timestamp is None else _whole_number(timestamp, "timestamp", least=0)
         at = 0 if step is None else _whole_number(step, "step")
-        points = [Metric(key, value, moment, at) for key, value in values.items()]
-        self._writes.log(run_id, metrics=points, synchronous=synchronous)
+        log = self._writes.log_of(run_id)
+        log.metrics(values, moment, at)
+        if synchronous:
+            self._writes.confirm(log)
         return values
 
     def metric_history(self, run_id: str, key: str) -> list[Metric]:
         """All points of one metric."""
-        self._writes.flush(run_id)
+        self._writes.show(run_id)
         points: list[Metric] = []
         token = ""
         while True:

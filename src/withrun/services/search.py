@@ -107,7 +107,7 @@ class SearchService:
         def source() -> PageSource[Any, Run]:
             if self._cached is not None:
                 return ListSource(lambda: list(self._cache.runs()), lambda run: run.id)
-            self._writes.flush()
+            self._writes.show()
             parents = self._parents()
             return BackendSource[RunRecord, Run](
                 self._backend,
@@ -153,7 +153,7 @@ class SearchService:
         def source() -> PageSource[Any, ModelVersion]:
             if self._cached is not None:
                 return ListSource(lambda: list(self._cache.versions()), version_key)
-            self._writes.flush()  # a query may ask for what was logged to a version's run
+            self._writes.show()  # a query may ask for what was logged to a version's run
             parents = self._parents()
             return BackendSource[VersionRecord, ModelVersion](
                 self._backend,

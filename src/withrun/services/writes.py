@@ -1,100 +1,311 @@
-"""The seam of the write path: how params, metrics, tags and ends of runs reach the store.
-
-Everything above writes through `WritePath` and waits by `flush`, whether writes go straight to the backend
-(`DirectWrites`) or through a journal.
-"""
+"""The write path: how what is logged to an API's runs reaches the store, through this process's journal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Protocol, TypeVar
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from withrun.backend import Backend, KeyValue, Metric
+from withrun.errors import JournalError, OfflineError, Refused, ServerUnreachable, WithrunError
+from withrun.journal import (
+    Delivery,
+    Durability,
+    Journal,
+    Lease,
+    RunIntent,
+    RunLog,
+    lease,
+    looks_local,
+)
 from withrun.schema import RunStatus
 
-__all__ = ["DirectWrites", "WritePath"]
+if TYPE_CHECKING:
+    from withrun.backend import Backend, RunRecord
+    from withrun.journal import Publisher
+    from withrun.journal.background import BackgroundRecovery
+    from withrun.journal.refused import Refusal
 
-# MLflow's REST API, "Request Limits": https://mlflow.org/docs/latest/rest-api.html#log-batch
-MAX_METRICS = 1000
-MAX_PARAMS = 100
-MAX_TAGS = 100
+__all__ = ["OnUnreachable", "WritePath", "WritePolicy"]
 
-T = TypeVar("T")
+logger = logging.getLogger("withrun")
+
+OnUnreachable = Literal["raise", "offline"]
+
+_SHOWN_REFUSALS = 5
+"""Refusals that an error spells out; all are in the log and kept aside."""
 
 
-class WritePath(Protocol):
-    """Takes what is logged, in order per run. Keys and values are checked and encoded already."""
+@dataclass(frozen=True)
+class WritePolicy:
+    """What of an API's configuration the write path needs; see the fields of `BaseMlflowApi`."""
 
-    def log(
+    journal_dir: Path
+    offline: bool
+    exit_timeout: float | None
+    connect_timeout: float
+    on_unreachable: OnUnreachable
+    strict: bool
+    durability: Durability
+
+
+class WritePath:
+    """Takes what is logged, in order per run. Keys and values are checked and encoded already.
+
+    Args:
+        store_uri: the store's name.
+        policy: how to write; None: this API has no store that anything could be delivered to.
+        connect: makes a backend for the journal to deliver by.
+        publisher: makes of that backend what publishes spooled artifacts.
+        recovery: delivers what dead processes left; None if that is not this API's business.
+        threads: runs delivered side by side.
+        identity: users with different ones share no journal.
+    """
+
+    def __init__(
         self,
-        run_id: str,
+        store_uri: str,
+        policy: WritePolicy | None,
         *,
-        metrics: Sequence[Metric] = (),
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        synchronous: bool | None = None,
+        connect: Callable[[], Backend],
+        publisher: Callable[[Backend], Publisher],
+        recovery: BackgroundRecovery | None,
+        threads: int,
+        identity: str,
     ) -> None:
-        """Take params, metrics and tags of a run; `synchronous` returns once the store has them."""
+        self._store_uri = store_uri
+        self._policy = policy
+        self._connect = connect
+        self._publisher = publisher
+        self._recovery = recovery
+        self._threads = threads
+        self._identity = identity
+        self._lease: Lease | None = None
+        self._lock = threading.RLock()
 
-    def delete_tag(self, run_id: str, key: str) -> None:
-        """Take the deletion of a tag."""
+    @property
+    def journal(self) -> Journal:
+        """The journal of this process and store; taken with the first write."""
+        held = self._lease
+        if held is None:
+            policy = self._settled_policy()
+            with self._lock:
+                held = self._lease
+                if held is None:
+                    held = self._lease = lease(
+                        policy.journal_dir,
+                        self._store_uri,
+                        connect=None if policy.offline else self._connect,
+                        publisher=self._publisher,
+                        durability=policy.durability,
+                        threads=self._threads,
+                        exit_timeout=policy.exit_timeout,
+                        identity=self._identity,
+                    )
+        return held.journal
+
+    def _settled_policy(self) -> WritePolicy:
+        if self._policy is None:
+            raise OfflineError(
+                "this API serves what was cached or exported, and has no store to write to; use one on the "
+                "store, offline if need be"
+            )
+        return self._policy
+
+    # --- runs ---
+
+    def create_run(self, intent: RunIntent, *, must_start: bool = False) -> RunRecord | None:
+        """Create a run that this process answers for; None if it has started without the server.
+
+        Args:
+            intent: what to create.
+            must_start: go on with a local run if the server is away, whatever is configured.
+
+        Raises:
+            ServerUnreachable: no answer within `connect_timeout`, and no local run was asked for.
+        """
+        journal, policy = self.journal, self._settled_policy()
+        if policy.offline or not journal.delivers or self._is_local(intent):
+            journal.create_local_run(intent)
+            return None
+        may_be_local = must_start or policy.on_unreachable == "offline"
+        if may_be_local and isinstance(journal.trouble, ServerUnreachable):
+            journal.create_local_run(intent)  # known to be away: why wait again
+            return None
+        log = journal.create_run(
+            intent,
+            timeout=policy.connect_timeout,
+            on_unreachable="offline" if may_be_local else "raise",
+        )
+        return log.record
+
+    def _is_local(self, intent: RunIntent) -> bool:
+        """Whether a run can't be on the server yet: its experiment or parent is not."""
+        journal = self.journal
+        parent = journal.known(intent.tags.get("mlflow.parentRunId", ""))
+        return parent is not None and parent.server_id is None
+
+    def log_of(self, run_id: str) -> RunLog:
+        """Where to log to a run."""
+        return self.journal.run(run_id, uid=run_id if looks_local(run_id) else "")
+
+    def local_repo(self, run_id: str) -> Path:
+        """The folder that keeps the artifacts of a run that started here without the server."""
+        return self.journal.spool / "runs" / run_id / "artifacts"
+
+    def resume(self, run_id: str, set_running: Callable[[], None]) -> None:
+        """Answer for the end of a run from now on, and have it RUNNING.
+
+        Args:
+            run_id: the run.
+            set_running: sets a run that the server knows RUNNING there: the caller hears of what is wrong.
+        """
+        log = self.log_of(run_id)
+        if log.server_id is None or self._settled_policy().offline:
+            log.status(RunStatus.RUNNING.value)
+        else:
+            self.show(run_id)
+            set_running()
+        self.journal.own(log)
 
     def end(self, run_id: str, status: RunStatus, end_time: int) -> None:
-        """Take the end of a run (`end_time` in ms since the epoch), and wait until all of it is delivered."""
+        """End a run (`end_time` in ms since the epoch), and wait until all of it is delivered.
+
+        Without progress for `exit_timeout` seconds, a warning says what is kept, and the program goes on.
+
+        Raises:
+            Refused: the store refused some of it, and the API is `strict`.
+        """
+        journal, policy = self.journal, self._settled_policy()
+        log = self.log_of(run_id)
+        log.status(status.value, end_time)
+        if policy.offline:
+            journal.let_go(log)
+            return
+        try:
+            if not log.wait(exit_timeout=policy.exit_timeout):
+                journal.warn_kept()
+        except JournalError as error:
+            logger.error("%s", error)  # not raised: the program's own work is done, and nothing is lost
+        except KeyboardInterrupt:
+            journal.be_impatient()
+            raise
+        finally:
+            journal.let_go(log)
+        if policy.strict:
+            self._raise_refused(journal.take_refusals(log))
+
+    def delivery(self, run_id: str) -> Delivery:
+        """How what this process logged to a run stands."""
+        log = None if self._policy is None else self.journal.known(run_id)
+        return Delivery(0, 0, 0, 0) if log is None else log.delivery
+
+    # --- waiting ---
+
+    def confirm(self, log: RunLog) -> None:
+        """Return once the store has all that was logged to a run; offline, where the journal has it.
+
+        Raises:
+            ServerUnreachable: it can't be delivered now; it is kept, and will be.
+            Refused: the store refused some of it.
+        """
+        policy = self._settled_policy()
+        if policy.offline:
+            return
+        if not log.wait(exit_timeout=policy.exit_timeout):
+            raise self._undelivered(f"what was logged to run {log.run_id}")
+        self._raise_refused(self.journal.take_refusals(log))
 
     def flush(self, run_id: str | None = None, timeout: float | None = None) -> None:
-        """Return once everything taken so far, of one run or of all, is in the store.
+        """Return once everything taken so far, of one run or of all, is in the store; at once if offline.
+
+        Of all, that includes what dead processes left.
 
         Raises:
             TimeoutError: it is not after `timeout` seconds.
+            Refused: the store refused something, and no error told of it yet.
         """
+        started = time.monotonic()
+        held, policy = self._lease, self._policy
+        if policy is None or policy.offline:
+            return
+        log = None
+        if held is not None:
+            journal = held.journal
+            log = None if run_id is None else journal.known(run_id)
+            done = journal.flush(timeout) if run_id is None else log is None or log.wait(timeout=timeout)
+            if not done:
+                raise self._late(timeout)
+        if run_id is None and self._recovery is not None:
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+            if not self._recovery.wait(left):
+                raise TimeoutError(
+                    f"what earlier processes logged is not all on {self._store_uri} after {timeout:g} s; "
+                    "nothing is lost, and it stays to be delivered"
+                )
+        if held is not None and (run_id is None or log is not None):
+            self._raise_refused(held.journal.take_refusals(log))
+
+    def show(self, run_id: str | None = None) -> None:
+        """Wait until a read from the store shows what was logged here, to one run or to all.
+
+        Raises:
+            ServerUnreachable: it can't be delivered within `connect_timeout`.
+        """
+        held, policy = self._lease, self._policy
+        if held is None or policy is None or policy.offline:
+            return
+        journal = held.journal
+        if run_id is None:
+            if not journal.flush(exit_timeout=policy.connect_timeout):
+                raise self._undelivered("what was logged")
+            return
+        log = journal.known(run_id)
+        if log is None or log.wait(exit_timeout=policy.connect_timeout):
+            return
+        if log.server_id is not None:  # else it is read from the journal
+            raise self._undelivered(f"what was logged to run {run_id}")
 
     def close(self) -> None:
-        """Flush, and let go of what the write path holds."""
+        """Deliver, and let go of the journal; what can't be delivered is kept, and said."""
+        with self._lock:
+            held, self._lease = self._lease, None
+        if held is not None and self._policy is not None:
+            held.close(exit_timeout=self._policy.exit_timeout)
 
+    def _late(self, timeout: float | None) -> Exception:
+        why = self._why()
+        if timeout is None:
+            return JournalError(
+                f"this process can't deliver what was logged to {self._store_uri}{why}; it is kept"
+            )
+        return TimeoutError(
+            f"what was logged is not all on {self._store_uri} after {timeout:g} s{why}; nothing is lost, and "
+            "it stays to be delivered"
+        )
 
-class DirectWrites:
-    """A write path straight to the backend: each call is delivered, in batches, before it returns."""
+    def _undelivered(self, what: str) -> WithrunError:
+        return ServerUnreachable(
+            f"{what} is not on {self._store_uri} yet{self._why()}; nothing is lost, and it is delivered "
+            "once the server takes it"
+        )
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def _why(self) -> str:
+        trouble = self.journal.trouble
+        return f" ({trouble})" if trouble is not None else ""
 
-    def log(
-        self,
-        run_id: str,
-        *,
-        metrics: Sequence[Metric] = (),
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        synchronous: bool | None = None,
-    ) -> None:
-        """Send params, metrics and tags in as few batches as the store's limits allow."""
-        metric_batches = _batches(metrics, MAX_METRICS - MAX_PARAMS - MAX_TAGS)
-        param_batches = _batches([KeyValue(*item) for item in (params or {}).items()], MAX_PARAMS)
-        tag_batches = _batches([KeyValue(*item) for item in (tags or {}).items()], MAX_TAGS)
-        while True:
-            batch = next(metric_batches, ()), next(param_batches, ()), next(tag_batches, ())
-            if not any(batch):
-                return
-            self._backend.log_batch(run_id, metrics=batch[0], params=batch[1], tags=batch[2])
-
-    def delete_tag(self, run_id: str, key: str) -> None:
-        """Delete a tag."""
-        self._backend.delete_tag(run_id, key)
-
-    def end(self, run_id: str, status: RunStatus, end_time: int) -> None:
-        """Set the final status."""
-        self._backend.update_run(run_id, status=status.value, end_time=end_time)
-
-    def flush(self, run_id: str | None = None, timeout: float | None = None) -> None:
-        """Nothing ever waits here."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[tuple[T, ...]]:
-    rest = iter(items)
-    while batch := tuple(islice(rest, size)):
-        yield batch
+    def _raise_refused(self, refusals: list[Refusal]) -> None:
+        if not refusals:
+            return
+        shown = "\n".join(
+            f"  {each.call} of run {each.run_id}: {each.reason}" for each in refusals[:_SHOWN_REFUSALS]
+        )
+        more = f"\n  and {len(refusals) - _SHOWN_REFUSALS} more" if len(refusals) > _SHOWN_REFUSALS else ""
+        raise Refused(
+            f"{self._store_uri} refused {len(refusals)} of the values that were logged; all others are there,"
+            f" and these are kept in {self.journal.refused_folder}:\n{shown}{more}",
+            tuple(refusals),
+        )

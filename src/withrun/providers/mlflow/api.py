@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from withrun.api import BaseMlflowApi
 from withrun.backend import Backend, FilterGrammar
@@ -29,6 +29,10 @@ _CREDENTIALS = {"headers", "token", "username", "password", "client_key_password
 """Fields of `ClientSettings` that hold, or may hold, credentials: kept out of pickles."""
 
 
+_DELIVERY_THREADS = 4
+"""Runs that are written to side by side: as many as a stock `mlflow server` has workers."""
+
+
 class MlflowApi(BaseMlflowApi):
     """An API on an MLflow tracking server, or on any store that MLflow knows.
 
@@ -36,7 +40,8 @@ class MlflowApi(BaseMlflowApi):
         tracking_uri: a server's URL, `sqlite:///PATH`, or another store's URI; default: what a bare
             `mlflow ui` in the current folder would show. Credentials in it are used, and not shown: a
             server's are moved to `client_settings`.
-        healthcheck: ask the server whether it answers when the API is made.
+        healthcheck: ask the server whether it answers when the API is made, unless runs may start without it
+            (`on_unreachable="offline"`).
         client_settings: timeouts, retries, headers, credentials and TLS of this instance.
         query_push_down: makes what tells which conditions of a query the store can answer.
     """
@@ -48,6 +53,7 @@ class MlflowApi(BaseMlflowApi):
     query_push_down: Callable[[FilterGrammar], PushDown] = MlflowPushDown
 
     _backend: Backend = PrivateAttr()
+    _is_connected: bool = PrivateAttr(default=False)
     _full_uri: str = PrivateAttr()  # with a database's credentials, which `tracking_uri` does not show
 
     @model_validator(mode="before")
@@ -75,7 +81,8 @@ class MlflowApi(BaseMlflowApi):
         if self.cache_dir is None:
             key = hashlib.sha256(self._backend.store_uri.encode()).hexdigest()[:16]
             object.__setattr__(self, "cache_dir", Path(platformdirs.user_cache_dir("withrun")) / key)
-        if self.healthcheck and not self.offline_mode and _is_server(self.tracking_uri):
+        must_answer = self.healthcheck and not self.offline_mode and self.on_unreachable != "offline"
+        if must_answer and _is_server(self.tracking_uri):
             self._backend.server_info()
 
     def _make_backend(self) -> Backend:
@@ -86,10 +93,20 @@ class MlflowApi(BaseMlflowApi):
             return RestBackend(self.tracking_uri, self.client_settings)
         from withrun.providers.mlflow.store import StoreBackend
 
-        return StoreBackend(self.tracking_uri)
+        return StoreBackend(self._full_uri)
 
     def _connect(self) -> Backend:
+        if self._is_connected:
+            return self._make_backend()
+        self._is_connected = True
         return self._backend
+
+    def _delivery_threads(self) -> int:
+        return 1 if _is_embedded(self.tracking_uri) else _DELIVERY_THREADS
+
+    def _identity(self) -> str:
+        secrets = {name: getattr(self.client_settings, name) for name in sorted(_CREDENTIALS)}
+        return hashlib.sha256(repr((self._full_uri, _revealed(secrets))).encode()).hexdigest()
 
     def _http(self) -> httpx.Client | None:
         return getattr(self._backend, "http", None)
@@ -114,6 +131,13 @@ class MlflowApi(BaseMlflowApi):
         given = self.client_settings.model_fields_set - _CREDENTIALS
         conf["client_settings"] = {name: getattr(self.client_settings, name) for name in given}
         return conf
+
+
+def _revealed(value: Any) -> Any:
+    """A value with the secrets in it laid open, for a hash that tells them apart."""
+    if isinstance(value, dict):
+        return sorted((name, _revealed(inner)) for name, inner in value.items())
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def _is_embedded(uri: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from withrun.backend import FilterGrammar, Page, RunRecord, ServerInfo
 from withrun.errors import InvalidArgument, NotFound, ServerError
+from withrun.journal.gate import Gate
 
 from . import refusals as about
 from . import store_codec as codec
@@ -55,6 +56,7 @@ class StoreBackend:
         self._lock = threading.Lock()
         self._stores: Stores | None = None
         self._closed = False
+        self._gate = Gate()  # a child forked in the midst of a transaction inherits half of it
         _backends.add(self)
 
     def __repr__(self) -> str:
@@ -460,7 +462,8 @@ class StoreBackend:
         if subject is not None and subject.empty:
             raise subject.missing(self.store_uri)
         try:
-            yield self._open()
+            with self._gate:
+                yield self._open()
         except MlflowException as exc:
             if isinstance(exc.__cause__ or exc.__context__, UnicodeEncodeError):
                 raise InvalidArgument(
