@@ -32,11 +32,15 @@ from withrun.journal.retry import Retry
 from withrun.journal.sending import RunIsGone, Sender, Values
 from withrun.journal.spool import Spool
 
-__all__ = ["Accounts", "Deliverer"]
+__all__ = ["Accounts", "Deliverer", "StartedElsewhere"]
 
 logger = logging.getLogger("withrun.journal")
 
 OVER = frozenset({"FINISHED", "FAILED", "KILLED"})
+
+
+class StartedElsewhere(JournalError):
+    """A run was logged to here, and its start waits in another journal."""
 
 
 class Accounts(Protocol):
@@ -62,6 +66,8 @@ class Deliverer:
         accounts: told what became of each run's values.
         publisher: publishes artifacts and versions; a journal that holds some needs one.
         pool: delivers runs side by side; None: one after another.
+        wait_for_starts: wait for a run whose start another journal holds, where that is being delivered; else
+            `StartedElsewhere` is raised.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Deliverer:
         *,
         publisher: Publisher | None = None,
         pool: Pool | None = None,
+        wait_for_starts: bool = True,
     ) -> None:
         self._backend = backend
         self._ledger = ledger
@@ -86,6 +93,7 @@ class Deliverer:
         self._accounts = accounts
         self._publisher = publisher
         self._pool = pool
+        self._wait_for_starts = wait_for_starts
         self._sender = Sender(backend, refused, retry)
 
     def deliver(self, window: Window) -> None:
@@ -103,17 +111,18 @@ class Deliverer:
                 job()
 
     def server_id(self, ref: RunRef) -> str:
-        """The ID under which the server knows a run; waits until a local run of another process has one."""
+        """The ID under which the server knows a run; if another journal starts it, see `wait_for_starts`."""
         if ref.run_id != ref.uid:
             return self._resolve(ref.run_id)
 
         def look() -> str:
             found = self._known(ref.uid)
-            if found is None:
-                raise ServerUnreachable(
-                    f"run {ref.run_id} started without the server and has not been delivered yet"
-                )
-            return found
+            if found is not None:
+                return found
+            reason = f"run {ref.run_id} started without the server and has not been delivered yet"
+            if self._wait_for_starts:
+                raise ServerUnreachable(reason)
+            raise StartedElsewhere(f"{reason}: its start is in another journal, which comes first")
 
         return self._retry.call(look, gated=False)
 
@@ -156,6 +165,7 @@ class Deliverer:
             except WithrunError as error:
                 reason = str(error)
                 self._note(lambda: self._ledger.refuse(intent.uid, reason))
+                self._note(lambda: self._local_ids.add("refused", intent.uid, reason))
                 self._set_aside(no, intent.uid, [call], error)
                 return
             server_id = known
@@ -180,7 +190,7 @@ class Deliverer:
         return lambda: self._deliver_run(no, ref, steps)
 
     def _deliver_run(self, no: int, ref: RunRef, steps: list[Batch | Call]) -> None:
-        refused = self._ledger.refused.get(ref.uid)
+        refused = self._refusal(ref)
         if refused is not None:
             self._set_aside(no, ref.run_id, steps, WithrunError(refused), whole_run=True)
             return
@@ -194,6 +204,12 @@ class Deliverer:
             except RunIsGone as gone:  # noqa: PERF203 - beside a request, no cost
                 self._set_aside(no, run_id, steps[index:], gone.error, whole_run=True)
                 return
+
+    def _refusal(self, ref: RunRef) -> str | None:
+        """Why a run was not created, by this journal or by the one that started it; None if it was."""
+        if ref.uid in self._ledger.refused or ref.run_id != ref.uid or self._known(ref.uid):
+            return self._ledger.refused.get(ref.uid)
+        return self._local_ids.resolve("refused", ref.uid)
 
     def _send_batch(self, no: int, run_id: str, batch: Batch) -> None:
         if PARENT_TAG in batch.tags:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import fcntl
 import hashlib
 import os
 import re
 import sys
+import threading
+import time
+import weakref
 from pathlib import Path
 
 from withrun.errors import JournalError
@@ -23,6 +27,9 @@ A store into a mapped page that the disk can't back kills the process with SIGBU
 file under the mapping. There, and on what is not known, records are appended with `os.write`, which can fail
 politely.
 """
+
+_ATTEMPTS, _LOOK = 4, 0.01
+"""How often, and after how many seconds again, a held lock is tried: a look at one takes microseconds."""
 
 OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -81,35 +88,104 @@ def unusable(folder: Path, error: OSError) -> JournalError:
 
 
 class OwnerLock:
-    """Holds a journal for its process; the kernel lets go of it when that ends, however it ends."""
+    """Holds a journal for its process; the kernel lets go of it when that ends, however it ends.
+
+    A forked child lets go of its copies at once: it must not go on holding what its dead parent held.
+    """
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
+        _held.add(self)
 
     @classmethod
     def take(cls, path: Path, *, create: bool = False) -> OwnerLock | None:
-        """Lock a file without waiting; None if another holds it, or if it is gone."""
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        try:
-            descriptor = os.open(path, flags, 0o600)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another may have finished with this journal, and deleted it, between our open and our lock.
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return cls(path, descriptor)
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except OSError:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+        """Lock a file; None if another holds it, or if it is gone."""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_LOOK)  # it may have been one that just looks, see `is_held`
+            with _taking:
+                descriptor = _locked(path, os.O_RDWR | (os.O_CREAT if create else 0), fcntl.LOCK_EX)
+                if isinstance(descriptor, int):
+                    return cls(path, descriptor)
+            if descriptor is _Not.THERE:
+                break
         return None
+
+    @staticmethod
+    def is_held(path: Path) -> bool:
+        """Whether somebody, this process perhaps, holds a file, or it is gone.
+
+        Those who look don't see each other, and those who take it wait until they have looked.
+        """
+        with _taking:
+            descriptor = _locked(path, os.O_RDONLY, fcntl.LOCK_SH)
+            if not isinstance(descriptor, int):
+                return True
+            os.close(descriptor)
+        return False
+
+    @staticmethod
+    def of_this_process() -> set[Path]:
+        """The files that this process holds."""
+        with _taking:
+            return {lock.path for lock in _held if lock._descriptor >= 0}
 
     def close(self) -> None:
         """Let go; in a forked child only of the child's copy, so that the parent goes on holding."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+class _Not(enum.Enum):
+    FREE = enum.auto()
+    THERE = enum.auto()
+
+
+def _locked(path: Path, flags: int, kind: int) -> int | _Not:
+    """A descriptor that holds a lock on a file, got without waiting; or why there is none."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return _Not.THERE
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        # Another may have finished with this journal, and deleted it, between our open and our lock.
+        if path.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+        found = _Not.THERE
+    except BlockingIOError:
+        found = _Not.FREE
+    except FileNotFoundError:
+        found = _Not.THERE
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return found
+
+
+_held: weakref.WeakSet[OwnerLock] = weakref.WeakSet()
+_taking = threading.RLock()
+"""Held for as long as a file is open and not noted in `_held` yet: no fork must come in between."""
+
+
+def _before_fork() -> None:
+    _taking.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _taking.release()
+
+
+def _after_fork_in_child() -> None:
+    global _taking
+    _taking = threading.RLock()
+    for lock in list(_held):
+        lock.close()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -18,10 +19,14 @@ from withrun.journal.ledger import Ledger
 from withrun.journal.position import Acknowledged
 from withrun.journal.segment import numbers, segment_path
 
-__all__ = ["JournalFolder", "Origin", "store_folder_of"]
+__all__ = ["JournalFolder", "Origin", "journals_in", "store_folder_of"]
 
 _STALE = 600.0
 """Seconds after which a folder that was never finished belongs to nobody."""
+
+
+_NAME = re.compile(r"\d{13,}-[0-9a-f]{16}")
+"""A journal's name, by which journals sort from old to new; other things lie beside them."""
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -37,6 +42,14 @@ class Origin(msgspec.Struct, frozen=True):
 def store_folder_of(journal_dir: Path, store_uri: str) -> Path:
     """The folder that holds all journals of a store."""
     return journal_dir / store_key(store_uri)
+
+
+def journals_in(store_folder: Path) -> list[Path]:
+    """The journals of a store, oldest first, as far as their names tell; changes nothing."""
+    try:
+        return [store_folder / name for name in sorted(filter(_NAME.fullmatch, os.listdir(store_folder)))]  # noqa: PTH208 - names are all that is needed
+    except FileNotFoundError:
+        return []
 
 
 class JournalFolder:

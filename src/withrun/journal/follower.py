@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from withrun.journal.position import BEGIN, Position
 from withrun.journal.segment import SegmentReader, numbers, segment_path
 
 __all__ = ["Follower"]
@@ -15,12 +16,13 @@ class Follower:
 
     Args:
         path: the journal's folder, which may vanish at any moment.
+        start: where to begin.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: Position = BEGIN) -> None:
         self._path = path
-        self._offsets: dict[int, int] = {}
-        self._finished = 0
+        self._offsets = {start.segment: start.offset}
+        self._finished = start.segment - 1
 
     def read(self) -> Iterator[list[bytes]]:
         """The payloads that came since the last call, a bounded chunk at a time.

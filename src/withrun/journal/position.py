@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from withrun.journal.disk import unusable
 
-__all__ = ["Acknowledged", "Position"]
+__all__ = ["BEGIN", "Acknowledged", "Position"]
 
 _SLOT = struct.Struct("<QQQI")
 
@@ -22,6 +22,10 @@ class Position(NamedTuple):
     offset: int
 
 
+BEGIN = Position(0, 0)
+"""Before the first record of any journal."""
+
+
 class Acknowledged:
     """Keeps the position in a file of two slots, written in turn: one of them always verifies.
 
@@ -30,8 +34,6 @@ class Acknowledged:
     """
 
     def __init__(self, path: Path) -> None:
-        self._turn = 0
-        self.position = Position(0, 0)
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -40,12 +42,15 @@ class Acknowledged:
         if not text:
             # Takes its room on the disk now: acknowledging must work when the disk is full.
             os.pwrite(self._descriptor, bytes(2 * _SLOT.size), 0)
-        for start in (0, _SLOT.size):
-            slot = text[start : start + _SLOT.size]
-            if len(slot) == _SLOT.size:
-                turn, segment, offset, crc = _SLOT.unpack(slot)
-                if crc == zlib.crc32(slot[:-4]) and turn > self._turn:
-                    self._turn, self.position = turn, Position(segment, offset)
+        self._turn, self.position = _latest(text)
+
+    @staticmethod
+    def look(path: Path) -> Position:
+        """The position in a file, which may be another process's, or not be there."""
+        try:
+            return _latest(path.read_bytes())[1]
+        except FileNotFoundError:
+            return BEGIN
 
     def move(self, position: Position) -> None:
         """Acknowledge all before `position`."""
@@ -62,3 +67,14 @@ class Acknowledged:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _latest(text: bytes) -> tuple[int, Position]:
+    latest = 0, BEGIN
+    for start in (0, _SLOT.size):
+        slot = text[start : start + _SLOT.size]
+        if len(slot) == _SLOT.size:
+            turn, segment, offset, crc = _SLOT.unpack(slot)
+            if crc == zlib.crc32(slot[:-4]) and turn > latest[0]:
+                latest = turn, Position(segment, offset)
+    return latest

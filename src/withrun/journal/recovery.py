@@ -5,7 +5,9 @@ Two recoveries at once take turns by the journals' locks; one that is killed lea
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +17,21 @@ import msgspec
 from withrun.backend import Backend
 from withrun.errors import NotFound, WithrunError
 from withrun.journal.creation import OWNER_TAG, settle_intents
-from withrun.journal.deliver import Deliverer
-from withrun.journal.folder import JournalFolder, Origin, store_folder_of
+from withrun.journal.deliver import Deliverer, StartedElsewhere
+from withrun.journal.disk import OwnerLock
+from withrun.journal.folder import JournalFolder, Origin, journals_in, store_folder_of
+from withrun.journal.follower import Follower
 from withrun.journal.gate import Gate
 from withrun.journal.live import kept_path, refused_path
 from withrun.journal.local_ids import LocalIds
 from withrun.journal.pack import Batch, Window
 from withrun.journal.pool import Pool
+from withrun.journal.position import Acknowledged
 from withrun.journal.publisher import Publisher
 from withrun.journal.reader import JournalReader
+from withrun.journal.record import Kind, decode
 from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
-from withrun.journal.segment import SegmentReader, numbers, segment_path
 from withrun.journal.spool import Spool
 
 __all__ = ["Recovered", "Waiting", "recover", "waiting"]
@@ -40,17 +45,21 @@ class Recovered(msgspec.Struct):
     Attributes:
         journals: journals that were delivered and deleted.
         delivered: values that are on the server now.
-        refused: values that it would not take; kept in files of the `refused` folder.
+        refused: values that it would not take; kept in the files of `kept`.
+        kept: files that list what was refused, and folders with artifacts that could not be published.
         ended: IDs of runs that were ended FAILED because their process died.
         damaged: bytes that could not be read back.
+        runs: the server's IDs of runs that started without it, by local ID.
         left: journals that could not be delivered, with the reason; the next recovery tries again.
     """
 
     journals: int = 0
     delivered: int = 0
     refused: int = 0
+    kept: list[str] = []
     ended: list[str] = []
     damaged: int = 0
+    runs: dict[str, str] = {}
     left: dict[str, str] = {}
 
 
@@ -60,9 +69,10 @@ class Waiting(msgspec.Struct, frozen=True):
     Attributes:
         path: its folder.
         origin: where it comes from; None if that can't be read.
-        alive: its process still holds it.
+        alive: its process still holds it, or another recovery does.
         records: records that are not acknowledged.
-        size: bytes that its segments take.
+        size: bytes that it takes, with the artifacts that wait in it.
+        runs: how many runs the records are of.
     """
 
     path: Path
@@ -70,42 +80,44 @@ class Waiting(msgspec.Struct, frozen=True):
     alive: bool
     records: int
     size: int
+    runs: int = 0
 
 
 def waiting(journal_dir: Path, store_uri: str) -> list[Waiting]:
-    """List a store's journals, without changing or taking any."""
-    return [_look(path) for path in JournalFolder.all_in(store_folder_of(journal_dir, store_uri))]
+    """List a store's journals, oldest first; changes nothing."""
+    found = []
+    for path in journals_in(store_folder_of(journal_dir, store_uri)):
+        with contextlib.suppress(FileNotFoundError):  # delivered just now
+            found.append(_look(path))
+    return found
 
 
 def _look(path: Path) -> Waiting:
     origin = JournalFolder.origin_of(path)
-    folder = JournalFolder.take(path)
-    if folder is None:
-        return Waiting(path, origin, alive=True, records=0, size=_size(path))
-    try:
-        return Waiting(path, origin, alive=False, records=_count(folder), size=_size(path))
-    finally:
-        folder.release()
+    alive = OwnerLock.is_held(path / "lock")
+    records, runs = _count(path)
+    return Waiting(path, origin, alive, records, _size(path), runs)
 
 
 def _size(path: Path) -> int:
-    try:
-        return sum(segment_path(path, number).stat().st_size for number in numbers(path))
-    except FileNotFoundError:
-        return 0
-
-
-def _count(folder: JournalFolder) -> int:
-    acknowledged = folder.acknowledged.position
     total = 0
-    for number in folder.segments():
-        reader = SegmentReader(
-            segment_path(folder.path, number), acknowledged.offset if number == acknowledged.segment else 0
-        )
-        while payloads := reader.read(None):
-            total += len(payloads)
-        reader.close()
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(folder) / name).lstat().st_size
     return total
+
+
+def _count(path: Path) -> tuple[int, int]:
+    """How many records are not acknowledged, and of how many runs."""
+    acknowledged = Acknowledged.look(path / "acknowledged")
+    records, runs = 0, set()
+    for payloads in Follower(path, acknowledged).read():
+        for payload in payloads:
+            if payload[1] != Kind.RUN:
+                records += 1
+                runs.add(decode(payload)[1])
+    return records, len(runs - {0})
 
 
 def recover(
@@ -114,7 +126,7 @@ def recover(
     backend: Backend,
     *,
     publisher: Publisher | None = None,
-    patience: float = 10.0,
+    patience: float | None = 10.0,
     threads: int = 4,
     stop: threading.Event | None = None,
     gate: Gate | None = None,
@@ -126,7 +138,7 @@ def recover(
         store_uri: the store, normalised and without credentials.
         backend: the store.
         publisher: publishes artifacts and model versions.
-        patience: seconds to wait for a server that is away, at each call.
+        patience: seconds to wait for a server that is away, at each call; None: for as long as it takes.
         threads: runs delivered side by side.
         stop: ends it between two calls; what is left is left.
         gate: for the calls; those of an API's own, if there is one.
@@ -137,7 +149,11 @@ def recover(
         stop=stop or threading.Event(), kick=threading.Event(), gate=gate or Gate(), patience=patience
     )
     pool = Pool(threads) if threads > 1 else None
-    try:
+
+    def again() -> bool:
+        """Deliver all that can be; tells whether that may have been what others wait for."""
+        report.left.clear()
+        delivered, behind = report.journals, 0
         for folder in _abandoned(store_folder):
             recovery = _Recovery(folder, store_folder, backend, retry, publisher, pool, report)
             try:
@@ -146,11 +162,17 @@ def recover(
             except (GaveUp, WithrunError) as error:
                 folder.release()
                 report.left[str(folder.path)] = str(error.__cause__ or error)
+                behind += isinstance(error, StartedElsewhere)
                 if isinstance(error, GaveUp):
-                    break
+                    return False
             except BaseException:
                 folder.release()
                 raise
+        return bool(behind) and report.journals > delivered
+
+    try:
+        while again():
+            pass
     finally:
         if pool is not None:
             pool.close()
@@ -183,8 +205,9 @@ class _Recovery:
         self._report = report
         self._local_ids = LocalIds(store_folder)
         self._refused = RefusedFile(refused_path(store_folder, folder.id))
+        self._kept = (self._refused.path, kept_path(store_folder, folder.id))
         self._last_at: dict[str, int] = {}
-        self._spool = Spool(folder.spool, kept_path(store_folder, folder.id))
+        self._spool = Spool(folder.spool, self._kept[1])
         self._lock = threading.Lock()
         self._deliverer = Deliverer(
             backend,
@@ -196,10 +219,19 @@ class _Recovery:
             self,
             publisher=publisher,
             pool=pool,
+            wait_for_starts=False,
         )
 
     def run(self) -> None:
         """Deliver the journal, end its runs, delete it."""
+        try:
+            self._deliver()
+        finally:
+            ledger = self._folder.ledger
+            self._report.runs |= {uid: ledger.bound[uid] for uid in ledger.local & ledger.bound.keys()}
+            self._report.kept += [str(path) for path in self._kept if path.exists()]
+
+    def _deliver(self) -> None:
         self._retry.call(lambda: settle_intents(self._backend, self._folder.ledger, abandoned=True))
         reader = JournalReader(self._folder)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import weakref
 from pathlib import Path
@@ -12,7 +11,7 @@ import msgspec
 
 from withrun.backend import ExperimentRecord, Metric, ModelRecord, RunRecord, VersionRecord
 from withrun.journal.creation import UID_TAG
-from withrun.journal.folder import store_folder_of
+from withrun.journal.folder import journals_in, store_folder_of
 from withrun.journal.journal_view import (
     JournalView,
     RunView,
@@ -24,9 +23,6 @@ from withrun.journal.journal_view import (
 from withrun.journal.record import RunIntent
 
 __all__ = ["LocalStore"]
-
-_JOURNAL = re.compile(r"\d{13,}-[0-9a-f]{16}")
-"""Names of journals; other things lie beside them."""
 
 
 class LocalStore:
@@ -51,7 +47,7 @@ class LocalStore:
 
     def _start_over(self) -> None:
         self._lock = threading.RLock()
-        self._views: dict[str, JournalView] = {}
+        self._views: dict[Path, JournalView] = {}
 
     # --- runs ---
     def run(self, uid: str) -> RunRecord | None:
@@ -126,19 +122,14 @@ class LocalStore:
 
     # --- within, under the lock ---
     def _refreshed(self) -> list[JournalView]:
-        try:
-            names = sorted(filter(_JOURNAL.fullmatch, os.listdir(self.folder)))  # noqa: PTH208
-        except FileNotFoundError:
-            self._views.clear()
-            return []
-        views = {name: self._views.get(name) or JournalView(self.folder / name) for name in names}
-        self._views = views
-        for name in names:
+        known = self._views
+        self._views = {path: known.get(path) or JournalView(path) for path in journals_in(self.folder)}
+        for path, view in list(self._views.items()):
             try:
-                views[name].refresh()
+                view.refresh()
             except FileNotFoundError:  # noqa: PERF203 - beside reading, no cost
-                del views[name]  # delivered
-        return list(views.values())
+                del self._views[path]  # delivered
+        return list(self._views.values())
 
 
 def _experiments(views: list[JournalView]) -> dict[str, ExperimentRecord]:
