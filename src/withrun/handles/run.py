@@ -76,6 +76,8 @@ class RunApi(LoggingVerbs, ArtifactVerbs):
     def adopt(self, activation: Activation | None) -> None:
         """Take note of how the process holds the run active."""
         object.__setattr__(self, "_activation", activation)
+        if activation is not None:
+            self._keep_accounts()
 
     # --- its life ---
 

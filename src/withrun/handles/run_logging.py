@@ -20,6 +20,7 @@ from withrun.values import drop, put, value_at
 
 if TYPE_CHECKING:
     from withrun.api import BaseMlflowApi
+    from withrun.journal import RunLog
     from withrun.services.runs import RunService
 
 __all__ = ["LoggingVerbs"]
@@ -61,14 +62,16 @@ def _place_of(view: dict[str, Any], key: str) -> tuple[dict[str, Any], str] | No
 class LoggingVerbs(Run, Handle):
     """Params, metrics and tags; what is logged shows at once in the handle's own fields of these names."""
 
-    __slots__ = ("_param_texts", "_series")
+    __slots__ = ("_log", "_param_texts", "_series")
 
     if TYPE_CHECKING:
+        _log: RunLog | None
         _param_texts: dict[str, str]
         _series: dict[str, Series]
 
     def _bind(self, api: BaseMlflowApi) -> None:
         super()._bind(api)
+        object.__setattr__(self, "_log", None)
         object.__setattr__(self, "_param_texts", {})
         object.__setattr__(self, "_series", {})
         # Changed in place, which what it was made of must not see.
@@ -81,6 +84,11 @@ class LoggingVerbs(Run, Handle):
         Values are params, points of metrics, tags and ends, and what a run without the server takes besides.
         """
         return self._api.services.writes.delivery(self.id)
+
+    def _keep_accounts(self) -> None:
+        """Hold the run's log, which the journal forgets once nobody does and all of it is delivered."""
+        if self._log is None:
+            object.__setattr__(self, "_log", self._api.services.writes.log_of(self.id))
 
     @property
     def _runs(self) -> RunService:
@@ -115,6 +123,7 @@ class LoggingVerbs(Run, Handle):
                     f"param {key!r} of run {self.id} is {before:.200} and can't become {text:.200}: "
                     "a param is logged once; log what changes as a metric or a tag, or start a child run"
                 )
+        self._keep_accounts()
         runs.log_params(self, texts, synchronous)
         self._param_texts.update(texts)
         self._show("params", runs.values_of(texts))
@@ -164,6 +173,7 @@ class LoggingVerbs(Run, Handle):
         timestamp: int | None = None,
     ) -> Self:
         """Log one point of each metric: nested dict of numbers; see `log_metric`."""
+        self._keep_accounts()
         self._show_metrics(self._runs.log_metrics(self.id, metrics, step, synchronous, timestamp))
         return self
 
@@ -190,6 +200,7 @@ class LoggingVerbs(Run, Handle):
     def set_tags(self, tags: Mapping[str, Any], synchronous: bool | None = None) -> Self:
         """Set tags: nested dict of JSON values; other tags stay as they are."""
         runs = self._runs
+        self._keep_accounts()
         texts = runs.set_tags(self, tags, synchronous)
         self._show("tags", runs.values_of(texts))
         self.name = texts.get("mlflow.runName", self.name)  # the tag by which MLflow names a run
@@ -197,6 +208,7 @@ class LoggingVerbs(Run, Handle):
 
     def delete_tag(self, key: str) -> Self:
         """Delete one tag; one that is absent counts as deleted."""
+        self._keep_accounts()
         self._runs.delete_tag(self.id, key)
         held = value_at(self.tags, key)
         if isinstance(held, dict) and held:
