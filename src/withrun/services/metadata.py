@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from withrun.cache.serializer import EntitySerializer
 from withrun.errors import CacheError, InvalidArgument, NotCached, OfflineError
 from withrun.schema import Experiment, Model, ModelVersion, Run
 from withrun.services.experiments import ExperimentService
+from withrun.services.local_entities import LocalEntities
 from withrun.services.models import ModelService
 from withrun.services.runs import RunService
 
@@ -29,6 +30,7 @@ class MetadataService:
         root: the cache folder; None if the API has none.
         serializer: how metadata is written.
         offline: read what is cached, and ask no server.
+        local: what was logged without the server and is not delivered; offline, it is read too.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class MetadataService:
         experiments: ExperimentService,
         runs: RunService,
         models: ModelService,
+        local: LocalEntities | None = None,
     ) -> None:
         self._root = root
         self._serializer = serializer
@@ -47,6 +50,7 @@ class MetadataService:
         self._experiments = experiments
         self._runs = runs
         self._models = models
+        self._local = local
         self._repos: dict[str, str] = {}
 
     @property
@@ -66,13 +70,22 @@ class MetadataService:
             f"experiment {experiment_id!r}",
             refresh,
             lambda: self._experiments.fetch(experiment_id),
-            lambda cache: cache.experiment(experiment_id),
+            lambda cache: cache.experiment(self._server_id("experiment", experiment_id)),
+            lambda local: local.experiment(experiment_id),
         )
+
+    def exp_by_name(self, name: str) -> Experiment | None:
+        """Offline, the experiment of a name: the cached one, or a local one; None if there is neither."""
+        return next((exp for exp in self.experiments() if exp.name == name), None)
 
     def run(self, run_id: str, refresh: bool = False) -> Run:
         """A run; `refresh` also writes it, with its experiment, to the cache."""
         return self._entity(
-            f"run {run_id!r}", refresh, lambda: self._runs.fetch(run_id), lambda cache: cache.run(run_id)
+            f"run {run_id!r}",
+            refresh,
+            lambda: self._runs.fetch(run_id),
+            lambda cache: cache.run(self._server_id("run", run_id)),
+            lambda local: local.run(run_id),
         )
 
     def repo_url(self, run_id: str) -> str:
@@ -95,7 +108,11 @@ class MetadataService:
     def model(self, name: str, refresh: bool = False) -> Model:
         """A registered model; `refresh` also writes it to the cache."""
         return self._entity(
-            f"model {name!r}", refresh, lambda: self._models.fetch(name), lambda cache: cache.model(name)
+            f"model {name!r}",
+            refresh,
+            lambda: self._models.fetch(name),
+            lambda cache: cache.model(name),
+            lambda local: local.model(name),
         )
 
     def version(self, name: str, version: str, refresh: bool = False) -> ModelVersion:
@@ -111,6 +128,7 @@ class MetadataService:
             refresh,
             lambda: self._models.fetch_version(name, version),
             lambda cache: cache.version(name, version),
+            lambda local: local.version(name, version),
         )
         if alias is not None and refresh:
             self.cache.put_alias(name, alias, found.version)
@@ -140,6 +158,41 @@ class MetadataService:
             raise InvalidArgument(f"can't export to {str(target)!r}: it is the cache itself")
         return MetadataCache(target, self._serializer).put(entity)
 
+    # --- all there are offline ---
+
+    def experiments(self) -> Iterator[Experiment]:
+        """Yield all cached experiments, and the local ones of other names."""
+        names = set()
+        for exp in self.cache.experiments():
+            names.add(exp.name)
+            yield exp
+        if self._local is not None:
+            yield from (exp for exp in self._local.experiments() if exp.name not in names)
+
+    def runs(self) -> Iterator[Run]:
+        """Yield all cached and all local runs."""
+        yield from self.cache.runs()
+        if self._local is not None:
+            yield from self._local.runs()
+
+    def models(self) -> Iterator[Model]:
+        """Yield all cached registered models, and the local ones of other names."""
+        names = set()
+        for model in self.cache.models():
+            names.add(model.name)
+            yield model
+        if self._local is not None:
+            yield from (model for model in self._local.models() if model.name not in names)
+
+    def versions(self) -> Iterator[ModelVersion]:
+        """Yield all cached and all local model versions."""
+        yield from self.cache.versions()
+        if self._local is not None:
+            yield from self._local.versions()
+
+    def _server_id(self, kind: str, given: str) -> str:
+        return given if self._local is None else self._local.server_id(kind, given)
+
     def clean_all(self) -> None:
         """Remove all cached metadata."""
         if self._cache is not None:
@@ -151,6 +204,7 @@ class MetadataService:
         refresh: bool,
         fetch: Callable[[], E],
         cached: Callable[[MetadataCache], E | None],
+        local: Callable[[LocalEntities], E | None],
     ) -> E:
         if not self._offline:
             entity = fetch()
@@ -159,7 +213,10 @@ class MetadataService:
             return entity
         if refresh:
             raise OfflineError(f"{what} can't be cached anew: that needs the server, and this API is offline")
-        found = cached(self.cache)
+        if self._local is None:
+            found = cached(self.cache)
+        else:
+            found = (None if self._cache is None else cached(self._cache)) or local(self._local)
         if found is None:
             raise NotCached(
                 f"{what} is not in the cached metadata of {str(self._root)!r}, and this API is offline; "

@@ -13,7 +13,6 @@ from withrun.backend import (
     RunRecord,
     VersionRecord,
 )
-from withrun.cache.metadata import MetadataCache
 from withrun.errors import CacheError, InvalidArgument
 from withrun.query.fields import Kind
 from withrun.query.plan import Plan, make_plan
@@ -49,7 +48,7 @@ class SearchService:
         experiments: is told of the experiments that a search comes across.
         runs: fetches long values.
         models: makes versions of records.
-        cached: search what is cached in place of the backend.
+        cached: search what is cached, and what waits in journals, in place of the backend.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class SearchService:
 
         def source() -> PageSource[Any, Experiment]:
             if self._cached is not None:
-                return ListSource(lambda: list(self._cache.experiments()), lambda exp: exp.id)
+                return ListSource(lambda: list(self._offline.experiments()), lambda exp: exp.id)
             return BackendSource[ExperimentRecord, Experiment](
                 self._backend, "experiments", lambda records: [self._build.experiment(r) for r in records]
             )
@@ -106,7 +105,7 @@ class SearchService:
 
         def source() -> PageSource[Any, Run]:
             if self._cached is not None:
-                return ListSource(lambda: list(self._cache.runs()), lambda run: run.id)
+                return ListSource(lambda: list(self._offline.runs()), lambda run: run.id)
             self._writes.show()
             parents = self._parents()
             return BackendSource[RunRecord, Run](
@@ -132,7 +131,7 @@ class SearchService:
 
         def source() -> PageSource[Any, Model]:
             if self._cached is not None:
-                return ListSource(lambda: list(self._cache.models()), lambda model: model.name)
+                return ListSource(lambda: list(self._offline.models()), lambda model: model.name)
             return BackendSource[ModelRecord, Model](
                 self._backend, "models", lambda records: [self._build.model(r) for r in records]
             )
@@ -152,7 +151,7 @@ class SearchService:
 
         def source() -> PageSource[Any, ModelVersion]:
             if self._cached is not None:
-                return ListSource(lambda: list(self._cache.versions()), version_key)
+                return ListSource(lambda: list(self._offline.versions()), version_key)
             self._writes.show()  # a query may ask for what was logged to a version's run
             parents = self._parents()
             return BackendSource[VersionRecord, ModelVersion](
@@ -166,10 +165,10 @@ class SearchService:
         return Results(self.plan(narrowed, sorting, "versions"), source, wrap, limit)
 
     @property
-    def _cache(self) -> MetadataCache:
+    def _offline(self) -> MetadataService:
         if self._cached is None:
             raise CacheError("this API is not offline, so that its cache is not what is searched")
-        return self._cached.cache
+        return self._cached
 
     def _parents(self) -> Parents:
         return Parents(self._backend, self._build, self._experiments)
