@@ -9,6 +9,7 @@ import click
 
 from withrun import __version__
 from withrun.cli_cache import cache
+from withrun.cli_sync import sync
 from withrun.errors import WithrunError
 
 __all__ = ["main"]
@@ -38,6 +39,7 @@ def main() -> None:
 
 
 main.add_command(cache)
+main.add_command(sync)
 
 
 @main.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from withrun.cli_text import printable, readable, table
 from withrun.errors import CacheError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def list_(cache_dir: Path | None, tracking_uri: str | None) -> None:
     artifacts = list_artifacts(opened)
     _show(artifacts)
     total = sum(artifact.size for artifact in artifacts)
-    click.echo(f"{_counted(artifacts)}, {_readable(total)}, in {opened.root}")
+    click.echo(f"{_counted(artifacts)}, {readable(total)}, in {opened.root}")
 
 
 @cache.command()
@@ -91,7 +92,7 @@ def verify(cache_dir: Path | None, tracking_uri: str | None, remove: bool) -> No
         note = " (removed)" if removed else " (in use, kept)" if remove else ""
         click.echo(f"damaged: {_name(artifact)}{note}")
         for difference in found:
-            click.echo(f"  {_printable(difference)}")
+            click.echo(f"  {printable(difference)}")
     click.echo(f"{_counted(artifacts)} compared, {damaged} damaged, in {opened.root}")
     if left:
         raise click.exceptions.Exit(1)
@@ -127,10 +128,10 @@ def trim(
     result = shrink(opened, max_size, spare_recent=spare_recent, dry_run=dry_run)
     _show(result.removed)
     would = "would be " if dry_run else ""
-    click.echo(f"{_counted(result.removed)} {would}removed, {_readable(result.freed)}, from {opened.root}")
-    click.echo(f"{_readable(result.left)} {'would be ' if dry_run else ''}left")
+    click.echo(f"{_counted(result.removed)} {would}removed, {readable(result.freed)}, from {opened.root}")
+    click.echo(f"{readable(result.left)} {'would be ' if dry_run else ''}left")
     if result.left > max_size:
-        click.echo(f"more than {_readable(max_size)}: {_counted(result.in_use)} in use, kept", err=True)
+        click.echo(f"more than {readable(max_size)}: {_counted(result.in_use)} in use, kept", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -153,7 +154,7 @@ def _open(cache_dir: Path | None, tracking_uri: str | None) -> ArtifactCache:
 def _show(artifacts: Iterable[CachedArtifact]) -> None:
     rows = [
         (
-            _readable(artifact.size),
+            readable(artifact.size),
             str(artifact.files),
             artifact.last_use.astimezone().strftime("%Y-%m-%d %H:%M") if artifact.last_use else "-",
             artifact.status,
@@ -162,38 +163,14 @@ def _show(artifacts: Iterable[CachedArtifact]) -> None:
         for artifact in artifacts
     ]
     if rows:
-        _table(("SIZE", "FILES", "LAST USE", "STATUS", "ARTIFACT"), rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    # Columns of plain text, the last one of any width: made to be read by eyes and by `awk`.
-    lines = [tuple(head), *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head) - 1)]
-    for line in lines:
-        padded = [text.ljust(width) for text, width in zip(line, widths, strict=False)]
-        click.echo("  ".join([*padded, line[-1]]))
+        table(("SIZE", "FILES", "LAST USE", "STATUS", "ARTIFACT"), rows)
 
 
 def _name(artifact: CachedArtifact) -> str:
     if artifact.key is None:
-        return f"? in {_printable(str(artifact.folder))}"
-    return _printable(f"{artifact.key.owner}/{artifact.key.path or '(all artifacts)'}")
-
-
-def _printable(text: str) -> str:
-    """Text that changes nothing of the terminal: names come from servers."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return f"? in {printable(str(artifact.folder))}"
+    return printable(f"{artifact.key.owner}/{artifact.key.path or '(all artifacts)'}")
 
 
 def _counted(artifacts: Sequence[CachedArtifact]) -> str:
     return f"{len(artifacts)} artifact{'' if len(artifacts) == 1 else 's'}"
-
-
-def _readable(size: float) -> str:
-    if size < 1000:
-        return f"{size:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.1f} TB"

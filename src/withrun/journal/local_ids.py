@@ -95,13 +95,15 @@ class LocalIds:
             return file.read() == b"\n"
 
     def _refresh(self) -> None:
+        # Threads may do this at once: each counts by itself, and what both read is noted twice alike.
+        at = self._read
         try:
             with self.path.open("rb") as file:
-                file.seek(self._read)
+                file.seek(at)
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
-                    self._read += len(line)
+                    at += len(line)
                     try:
                         entry = _decode(line)
                     except msgspec.DecodeError:
@@ -109,3 +111,4 @@ class LocalIds:
                     self._known[entry.kind, entry.local] = entry.server
         except FileNotFoundError:
             return
+        self._read = max(self._read, at)

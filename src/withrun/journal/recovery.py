@@ -34,7 +34,7 @@ from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.spool import Spool
 
-__all__ = ["Recovered", "Waiting", "recover", "waiting"]
+__all__ = ["Recovered", "Waiting", "abandoned_by_store", "recover", "waiting"]
 
 logger = logging.getLogger("withrun.journal")
 
@@ -89,6 +89,17 @@ def waiting(journal_dir: Path, store_uri: str) -> list[Waiting]:
     for path in journals_in(store_folder_of(journal_dir, store_uri)):
         with contextlib.suppress(FileNotFoundError):  # delivered just now
             found.append(_look(path))
+    return found
+
+
+def abandoned_by_store(journal_dir: Path) -> dict[str, list[Path]]:
+    """The journals in a folder that nobody holds, by the URIs of their stores; changes nothing."""
+    found: dict[str, list[Path]] = {}
+    for store_folder in sorted(journal_dir.iterdir()) if journal_dir.is_dir() else ():
+        for path in journals_in(store_folder) if store_folder.is_dir() else ():
+            origin = JournalFolder.origin_of(path)
+            if origin is not None and not OwnerLock.is_held(path / "lock"):
+                found.setdefault(origin.store_uri, []).append(path)
     return found
 
 

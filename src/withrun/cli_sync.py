@@ -1,0 +1,238 @@
+"""`withrun sync`: delivers what dead and offline processes left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from withrun.cli_text import printable, readable, table
+from withrun.errors import ServerError, ServerUnreachable
+
+if TYPE_CHECKING:
+    from withrun.api import BaseMlflowApi
+    from withrun.journal import Recovered, Waiting
+
+__all__ = ["sync"]
+
+POLL = 5.0
+"""Seconds between two rounds of `--watch`."""
+
+PATIENCE = 30.0
+"""Seconds that delivery waits for a server that goes away meanwhile."""
+
+
+@click.command()
+@click.option("--tracking-uri", help="The store; without it, the one that get_api() would use.")
+@click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The cache_dir of the API that logged, if it was given one: its journals are in there.",
+)
+@click.option("--watch", is_flag=True, help="Go on, and deliver what comes, until Ctrl-C.")
+@click.option("--dry-run", is_flag=True, help="Deliver nothing, ask no server, and show what waits.")
+def sync(tracking_uri: str | None, cache_dir: Path | None, watch: bool, dry_run: bool) -> None:
+    """Deliver what programs logged without the server, or were killed before they could deliver.
+
+    Journals of programs that still run are left to them. What the server refuses is kept aside and listed.
+    The exit code is 1 if something is left or refused; nothing is ever dropped.
+    """
+    if watch and dry_run:
+        raise click.UsageError("--watch and --dry-run exclude one another")
+    store = _Store.of(tracking_uri, cache_dir)
+    if dry_run:
+        store.show()
+    elif watch:
+        store.watch()
+    elif not store.deliver():
+        raise click.exceptions.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """The store to deliver to, and where its journals are.
+
+    Attributes:
+        api: an offline one: it tells what the store is, and recovers nothing by itself.
+    """
+
+    api: BaseMlflowApi
+    journal_dir: Path
+
+    @classmethod
+    def of(cls, tracking_uri: str | None, cache_dir: Path | None) -> _Store:
+        from withrun.plugins import get_api
+
+        conf = {"offline_mode": True} | ({"tracking_uri": tracking_uri} if tracking_uri else {})
+        api = get_api(conf=conf)
+        journal_dir = api.journal_dir if cache_dir is None else cache_dir / "journal"
+        assert journal_dir is not None  # noqa: S101 - every API has settled on one
+        return cls(api, journal_dir.absolute())
+
+    @property
+    def uri(self) -> str:
+        return self.api.store_uri
+
+    def waiting(self) -> list[Waiting]:
+        from withrun.journal import waiting
+
+        return waiting(self.journal_dir, self.uri)
+
+    # --- showing ---
+
+    def show(self) -> None:
+        """Print what waits."""
+        found = self.waiting()
+        if found:
+            _show(found)
+            records = sum(one.records for one in found)
+            click.echo(
+                f"{_count(len(found), 'journal')} of {self.uri}, {_count(records, 'record')} not delivered, "
+                f"in {self.journal_dir}"
+            )
+        else:
+            self._say_nothing_waits()
+        self._show_others()
+
+    def _say_nothing_waits(self) -> None:
+        click.echo(f"nothing to sync: no journal of {self.uri} waits in {self.journal_dir}")
+
+    def _show_others(self) -> None:
+        """Say what waits for other stores; it takes another call."""
+        from withrun.journal.recovery import abandoned_by_store
+
+        for uri, paths in sorted(abandoned_by_store(self.journal_dir).items()):
+            if uri != self.uri:
+                click.echo(
+                    f"{_count(len(paths), 'journal')} of another store, {printable(uri)}, "
+                    f"{'wait' if len(paths) > 1 else 'waits'} in the same folder: name it by --tracking-uri"
+                )
+
+    # --- delivering ---
+
+    def deliver(self) -> bool:
+        """Deliver once, and print what was done; False if something is left or was refused."""
+        if self._is_empty():
+            self._say_nothing_waits()
+            self._show_others()
+            return True
+        report = self._recover()
+        _tell(report, self.uri)
+        held = [one for one in self.waiting() if one.alive and one.records]
+        for one in held:
+            click.echo(
+                f"left: {_count(one.records, 'record')} in {one.path}: a process that still runs has it, "
+                f"{_process(one)} or another sync"
+            )
+        self._show_others()
+        return not (report.left or report.refused or held)
+
+    def watch(self) -> None:
+        """Deliver whatever is free, again and again."""
+        click.echo(f"watching {self.journal_dir} for journals of {self.uri}; Ctrl-C ends")
+        said = ""
+        try:
+            while True:
+                if not self._is_empty():
+                    try:
+                        report = self._recover()
+                    except (ServerUnreachable, ServerError) as error:
+                        if str(error) != said:
+                            click.echo(f"error: {error}", err=True)
+                        said = str(error)
+                    else:
+                        reasons = str(sorted(report.left.items()))
+                        if report.journals or reasons != said:
+                            _tell(report, self.uri)
+                        said = reasons
+                time.sleep(POLL)
+        except KeyboardInterrupt:
+            click.echo("ended; what is not delivered is kept")
+
+    def _is_empty(self) -> bool:
+        from withrun.journal.folder import journals_in, store_folder_of
+
+        return not journals_in(store_folder_of(self.journal_dir, self.uri))
+
+    def _recover(self) -> Recovered:
+        from withrun.journal import recover
+        from withrun.services.delivery import publisher_factory
+
+        api = self.api
+        backend = api._connect()
+        try:
+            try:
+                backend.server_info()
+            except (ServerUnreachable, ServerError) as error:
+                raise type(error)(
+                    f"nothing was delivered: {error}. All of it is kept in {self.journal_dir}"
+                ) from error
+            return recover(
+                self.journal_dir,
+                self.uri,
+                backend,
+                publisher=publisher_factory(api.file_transfer, api.tag_keys)(backend),
+                patience=PATIENCE,
+                threads=api._delivery_threads(),
+            )
+        finally:
+            backend.close()
+
+
+def _show(found: Sequence[Waiting]) -> None:
+    rows = [
+        (
+            "in use" if one.alive else "waits",
+            printable(one.origin.host) if one.origin else "?",
+            str(one.origin.pid) if one.origin else "?",
+            _age(one),
+            str(one.runs),
+            str(one.records),
+            readable(one.size),
+            one.path.name,
+        )
+        for one in found
+    ]
+    table(("STATE", "HOST", "PID", "AGE", "RUNS", "RECORDS", "SIZE", "JOURNAL"), rows)
+
+
+def _age(one: Waiting) -> str:
+    if one.origin is None:
+        return "?"
+    seconds = max(time.time() - one.origin.started / 1000, 0)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _process(one: Waiting) -> str:
+    origin = one.origin
+    return f"PID {origin.pid} on {printable(origin.host)}" if origin else "its own"
+
+
+def _tell(report: Recovered, uri: str) -> None:
+    """Print what was done, a line each."""
+    click.echo(
+        f"{_count(report.journals, 'journal')}, {_count(report.delivered, 'value')} delivered to {uri}"
+    )
+    for local_id, run_id in report.runs.items():
+        click.echo(f"run {local_id} is now {printable(run_id)}")
+    for run_id in report.ended:
+        click.echo(f"run {printable(run_id)} was ended FAILED: the process that it belonged to is gone")
+    if report.damaged:
+        click.echo(f"{report.damaged} bytes were damaged and could not be read")
+    if report.refused:
+        click.echo(f"{_count(report.refused, 'value')} refused, kept in:")
+        for path in report.kept:
+            click.echo(f"  {path}")
+    for path, reason in report.left.items():
+        click.echo(f"left: {path}: {printable(reason)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
