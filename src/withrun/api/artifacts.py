@@ -133,12 +133,14 @@ class ArtifactMethods(Part, ArtifactsContract):
 
     def _owner(self, run: RunLike) -> Run:
         """A run's entity: the caller's own, or one that is fetched."""
-        return run if isinstance(run, Run) else self.services.metadata.run(run_id(run))
+        if isinstance(run, Run):
+            return self.services.metadata.current(run)
+        return self.services.metadata.run(run_id(run))
 
     def _in_run(self, run: RunLike, path_in_run: str) -> Location:
         check_types(path_in_run=(path_in_run, str))
         if isinstance(run, Run):
-            return of_run(run, path_in_run)
+            return of_run(self.services.metadata.current(run), path_in_run)
         identifier = run_id(run)
         try:
             repo_url = self.services.metadata.repo_url(identifier)

@@ -127,8 +127,8 @@ class BaseMlflowApi(
         object.__setattr__(self, "temp_artifacts_dir", self._temp_dir())
         object.__setattr__(self, "journal_dir", self._journals_home())
         _instances.add(self)
-        if self._has_store and not self.offline_mode:
-            self.services.recovery and self.services.recovery.start()
+        if (recovery := self.services.recovery) is not None:
+            recovery.start()
 
     @abstractmethod
     def _connect(self) -> Backend:
@@ -219,6 +219,8 @@ class BaseMlflowApi(
         finally:
             self._closed = True
             self._services.writes.close()
+            if self._services.recovery is not None:
+                self._services.recovery.close()
             self._services.backend.close()
 
     @property

@@ -26,7 +26,8 @@ class ExperimentMethods(Part, ExperimentsContract):
         return ExpApi.of(self._api, self.services.experiments.create(name, tags))
 
     def get_or_create_exp(self, name: str) -> ExpApi:
-        return ExpApi.of(self._api, self.services.experiments.get_or_create(name))
+        known = self.services.metadata.exp_by_name(name) if self.offline_mode else None
+        return ExpApi.of(self._api, known or self.services.experiments.get_or_create(name))
 
     def get_exp(self, exp: Exp, *, force_cache_refresh: bool = False) -> ExpApi:
         check_given(force_cache_refresh=(force_cache_refresh, bool))

@@ -78,15 +78,23 @@ class ModelMethods(Part, ModelsContract):
         services = self.services
         services.models.check_tags(tags)
         inside = target_path(path_of(source), model_name(model) if path_in_run is None else path_in_run)
-        owner = run if isinstance(run, Run) else self._api.get_run(run_id(run))
-        entity = model if isinstance(model, Model) else services.models.get_or_create(model_name(model))
+        owner = services.metadata.current(run) if isinstance(run, Run) else self._api.get_run(run_id(run))
+        spool = services.writes.spool_of(owner.id)
         where = of_run(owner, inside)
         services.models.check_free(owner, where.path)
+        if spool is not None:
+            entity: Model = services.models.promise(model_name(model))
+        else:
+            entity = model if isinstance(model, Model) else services.models.get_or_create(model_name(model))
         registered: list[ModelVersion] = []
 
         def register() -> None:
-            services.models.check_free(owner, where.path)  # another may have come while this was sent
-            registered.append(services.models.register(entity, owner, where.path, tags))
+            if spool is not None:
+                version = services.models.register_later(entity, owner, where.path, tags, spool)
+            else:
+                services.models.check_free(owner, where.path)  # another may have come while this was sent
+                version = services.models.register(entity, owner, where.path, tags)
+            registered.append(version)
 
         services.artifacts.log(
             owner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from withrun import context
 from withrun.api.parts import Part
 from withrun.contract.runs import RunsContract
 from withrun.contract.types import Exp, Query, RunLike, Sorting
-from withrun.errors import ServerError
+from withrun.errors import NotCached, ServerError
 from withrun.handles import RunApi, lifecycle
 from withrun.schema import Experiment, Run, RunStatus
 from withrun.services.identify import check_given, check_repo, check_types, end_status, experiment_id, run_id
@@ -125,14 +126,25 @@ class RunMethods(Part, RunsContract):
             parent = self._handle(parent)
         parent_id = None if parent is None else run_id(parent)
         experiments = self.services.experiments
-        entity = exp if isinstance(exp, Experiment) else experiments.fetch_active(experiment_id(exp))
+        entity = exp if isinstance(exp, Experiment) else self._to_run_in(experiment_id(exp))
+        # Inside an open run nothing stops the training: its children go on without the server.
+        must_start = parent_id is not None and lifecycle.open_handle(self._api, parent_id) is not None
         try:
-            run = self.services.runs.create(entity, name, tags, repo, parent_id, scheduled=scheduled)
+            run = self.services.runs.create(
+                entity, name, tags, repo, parent_id, scheduled=scheduled, must_start=must_start
+            )
         except ServerError:
             if isinstance(exp, Experiment):  # it was not asked for, and may be deleted by now
                 experiments.fetch_active(exp.id)
             raise
         return RunApi.of(self._api, run)
+
+    def _to_run_in(self, exp_id: str) -> Experiment:
+        """The experiment of an ID, to start a run in."""
+        if self.offline_mode:
+            with contextlib.suppress(NotCached):
+                return self.services.metadata.exp(exp_id)
+        return self.services.experiments.fetch_active(exp_id)
 
     def _handle(self, run: RunLike) -> RunApi:
         """A handle with the run's current fields: the caller's own, or one that is fetched."""

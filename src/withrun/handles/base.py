@@ -71,12 +71,21 @@ class Handle(BaseModel):
         return copied
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _made, (type(self), self._api, dict(self.__dict__))
+        return _unpickled, (type(self), self._api, dict(self.__dict__))
+
+    def _rename(self) -> None:
+        """In place of a local ID take the server's, if it has one by now."""
 
 
 def deep_dict(value: dict[str, Any]) -> dict[str, Any]:
     """A copy of a dict and of the dicts in it."""
     return {k: deep_dict(v) if isinstance(v, dict) else v for k, v in value.items()}
+
+
+def _unpickled(cls: type[H], api: BaseMlflowApi, fields: dict[str, Any]) -> H:
+    handle = _made(cls, api, fields)
+    handle._rename()
+    return handle
 
 
 def _made(cls: type[H], api: BaseMlflowApi, fields: dict[str, Any]) -> H:

@@ -51,6 +51,12 @@ class RunApi(LoggingVerbs, ArtifactVerbs):
     def _identity(self) -> tuple[str, ...]:
         return (self.id,)
 
+    def _rename(self) -> None:
+        server_id = self._api.services.runs.server_id(self.id)
+        if server_id is not None:
+            # Where its artifacts lie is asked for when somebody wants to know.
+            self.__dict__.update(id=server_id, repo="", repo_url="")
+
     # --- what it is ---
 
     @property

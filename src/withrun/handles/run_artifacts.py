@@ -95,5 +95,5 @@ class ArtifactVerbs(Run, Handle):
     def get_artifact_uri(self, artifact_path: str | None = None) -> str:
         """URL of the run's artifact folder, or of what lies at `artifact_path` in it."""
         check_types(artifact_path=(artifact_path, str))
-        root = self.repo_url.rstrip("/")
+        root = self._api.services.metadata.current(self).repo_url.rstrip("/")
         return f"{root}/{check_relative(artifact_path, what='artifact_path')}" if artifact_path else root

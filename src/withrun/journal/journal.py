@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -40,6 +40,8 @@ from withrun.journal.waiting import Progress
 __all__ = ["Durability", "Journal"]
 
 logger = logging.getLogger("withrun.journal")
+
+T = TypeVar("T")
 
 Durability = Literal["process", "power"]
 """What an accepted record survives: the death of the process, or also a power cut a second later."""
@@ -184,12 +186,9 @@ class Journal:
         except JournalFull as full:
             logger.warning("a run is started without a note on disk: %s", full)
             ledger = Ledger(None)
-        retry = Retry(
-            stop=self._stop, kick=threading.Event(), gate=self._gate, patience=timeout, renewable=False
-        )
         creation = RunCreation(self._connected(), intent)
         try:
-            record = retry.call(creation.attempt)
+            record = self._patient(timeout).call(creation.attempt)
         except GaveUp as gave_up:
             if on_unreachable == "offline":
                 return self.create_local_run(intent)
@@ -209,6 +208,23 @@ class Journal:
             self._next_no += 1
             self._by_id[record.run_id] = log
         return log
+
+    def attempt(self, call: Callable[[], T], timeout: float) -> T:
+        """Make a call that may be repeated, until the server answers.
+
+        Args:
+            call: what to call.
+            timeout: seconds to wait for the server; then its last error is raised.
+        """
+        try:
+            return self._patient(timeout).call(call)
+        except GaveUp as gave_up:
+            raise gave_up.__cause__ or gave_up from None
+
+    def _patient(self, timeout: float) -> Retry:
+        return Retry(
+            stop=self._stop, kick=threading.Event(), gate=self._gate, patience=timeout, renewable=False
+        )
 
     def create_local_run(self, intent: RunIntent) -> RunLog:
         """Start a run that the server does not know yet; its local ID is the intent's uid."""

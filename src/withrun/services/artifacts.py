@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import httpx
 
     from withrun.contract.types import Source
+    from withrun.services.writes import Spool
     from withrun.transfer.file_transfer import FileTransfer
     from withrun.transfer.objmeta import ObjMeta
 
@@ -53,6 +55,8 @@ class ArtifactService:
         pull_artifacts_in_offline_mode: offline, artifacts are pulled all the same.
         cache_local_artifacts: local repos are cached as remote ones are.
         always_pull_artifacts: what is cached is pulled again whenever it is asked for.
+        spool: gives where what a run that the server does not know yet publishes is to wait; None for other
+            runs.
     """
 
     def __init__(
@@ -66,7 +70,9 @@ class ArtifactService:
         pull_artifacts_in_offline_mode: bool = False,
         cache_local_artifacts: bool = False,
         always_pull_artifacts: bool = False,
+        spool: Callable[[str], Spool | None] = lambda _: None,
     ) -> None:
+        self._spool = spool
         self._transfer = transfer
         self._cache = cache
         self._http = http
@@ -109,13 +115,20 @@ class ArtifactService:
         """
         path = sources.path_of(source)
         where = of_run(run, "" if at_root else sources.target_path(path, path_in_run))
-        if self._offline:
+        spool = self._spool(run.id)
+        if spool is not None:
+            where = of_run_id(run.id, str(spool.folder), where.path)
+            register = register or partial(spool.add, where.path)
+            use_cache = use_cache or False  # it lies on this machine already
+        elif self._offline:
             raise OfflineError(
-                f"Can't publish {where}: this API is offline. Use one that is not, or an offline run."
+                f"Can't publish {where}: this API is offline, and the run was started on the server. Use an "
+                "API that is not, or a run that is started offline."
             )
         choices = sources.choose(
             dumper=path is None,
-            local=where.is_local,
+            # What waits in a spool is to go elsewhere: nothing may link to it.
+            local=where.is_local and spool is None,
             cache_exists=self._cache is not None,
             cache_local=self._cache_local,
             keep_the_source=keep_the_source,

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from withrun.backend import Backend
 from withrun.cache.artifacts import ArtifactCache
+from withrun.cache.metadata import MetadataCache
 from withrun.cache.serializer import EntitySerializer
+from withrun.journal import LocalIds
+from withrun.journal.background import BackgroundRecovery
+from withrun.journal.replay import LocalStore
 from withrun.query.pushing import PushDown
 from withrun.services.artifacts import ArtifactService
 from withrun.services.delivery import publisher_factory
 from withrun.services.entities import EntityBuilder
 from withrun.services.experiments import ExperimentService
+from withrun.services.local_backend import LocalBackend
+from withrun.services.local_entities import LocalEntities
 from withrun.services.long_values import LongValues, OnLongValue
 from withrun.services.metadata import MetadataService
 from withrun.services.models import ModelService
@@ -72,13 +78,25 @@ class Services:
 
     backend: Backend
     writes: WritePath
-    recovery: Any
+    recovery: BackgroundRecovery | None
     experiments: ExperimentService
     runs: RunService
     models: ModelService
     artifacts: ArtifactService
     metadata: MetadataService
     search: SearchService
+
+
+class _Journaled(NamedTuple):
+    """What the journals on this machine know of a store."""
+
+    store: LocalStore
+    ids: LocalIds
+
+    @classmethod
+    def of(cls, journal_dir: Path, store_uri: str) -> _Journaled:
+        store = LocalStore(journal_dir, store_uri)
+        return cls(store, LocalIds(store.folder))
 
 
 def assemble(
@@ -99,6 +117,25 @@ def assemble(
     """
     backend = offline_backend(connected.store_uri) if options.offline_mode else connected
     cache_dir = options.cache_dir
+    policy, keys = options.writes, options.tag_keys
+    publisher = publisher_factory(options.file_transfer, keys)
+    journaled = None if policy is None else _Journaled.of(policy.journal_dir, connected.store_uri)
+    if journaled is not None:
+        backend = LocalBackend(backend, journaled.store, journaled.ids, keys)
+    recovery = None
+    if policy is not None and not policy.offline:
+        recovery = BackgroundRecovery(
+            policy.journal_dir, connected.store_uri, delivery.connect, publisher, delivery.threads
+        )
+    writes = WritePath(
+        connected.store_uri,
+        policy,
+        connect=delivery.connect,
+        publisher=publisher,
+        recovery=recovery,
+        threads=delivery.threads,
+        identity=delivery.identity,
+    )
     artifacts = ArtifactService(
         transfer=options.file_transfer,
         cache=None if cache_dir is None else ArtifactCache(cache_dir),
@@ -108,25 +145,19 @@ def assemble(
         pull_artifacts_in_offline_mode=options.pull_artifacts_in_offline_mode,
         cache_local_artifacts=options.cache_local_artifacts,
         always_pull_artifacts=options.always_pull_artifacts,
+        spool=writes.spool_of,
     )
     long_values = LongValues(artifacts, options.on_long_value)
-    build = EntityBuilder(options.tag_keys, options.data_translation, long_values.whole)
-    writes = WritePath(
-        connected.store_uri,
-        options.writes,
-        connect=delivery.connect,
-        publisher=publisher_factory(options.file_transfer, options.tag_keys),
-        recovery=None,
-        threads=delivery.threads,
-        identity=delivery.identity,
-    )
-    experiments = ExperimentService(backend, build, options.data_translation)
-    runs = RunService(
-        backend, writes, experiments, long_values, build, options.tag_keys, options.data_translation
-    )
-    models = ModelService(backend, runs, build, options.data_translation)
+    build = EntityBuilder(keys, options.data_translation, long_values.whole)
+    experiments = ExperimentService(backend, writes, build, options.data_translation)
+    runs = RunService(backend, writes, experiments, long_values, build, keys, options.data_translation)
+    models = ModelService(backend, writes, runs, build, keys, options.data_translation)
+    cached = None if cache_dir is None else MetadataCache(cache_dir, options.entity_serializer)
+    local = None
+    if journaled is not None:
+        local = LocalEntities(journaled.store, journaled.ids, build, keys, cached)
     metadata = MetadataService(
-        cache_dir, options.entity_serializer, options.offline_mode, experiments, runs, models
+        cache_dir, options.entity_serializer, options.offline_mode, experiments, runs, models, local
     )
     search = SearchService(
         backend,
@@ -138,4 +169,4 @@ def assemble(
         models,
         cached=metadata if options.offline_mode else None,
     )
-    return Services(backend, writes, None, experiments, runs, models, artifacts, metadata, search)
+    return Services(backend, writes, recovery, experiments, runs, models, artifacts, metadata, search)

@@ -83,7 +83,8 @@ class EntityBuilder:
             run=run,
             path_in_run=path,
             source="" if path else source,
-            tags=self._tags(record.tags),
+            # The mark by which it is registered once is no business of its users.
+            tags=self._tags(tag for tag in record.tags if tag.key != self._keys.uid),
         )
 
     def _tags(self, items: Iterable[KeyValue]) -> dict[str, object]:

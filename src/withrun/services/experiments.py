@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from withrun.backend import Backend, ExperimentRecord, KeyValue
-from withrun.errors import AlreadyExists, InvalidArgument, NotFound
+from withrun.errors import AlreadyExists, InvalidArgument, NotFound, OfflineError, ServerUnreachable
+from withrun.journal import ExperimentIntent, new_uid
 from withrun.schema import Experiment
 from withrun.services.entities import EntityBuilder
 from withrun.services.identify import check_types
 from withrun.services.translation import DataTranslation
+from withrun.services.writes import WritePath
 from withrun.values import check_key
 
 __all__ = ["ExperimentService"]
@@ -19,8 +21,11 @@ __all__ = ["ExperimentService"]
 class ExperimentService:
     """What an API does with experiments, on a backend."""
 
-    def __init__(self, backend: Backend, build: EntityBuilder, translation: DataTranslation) -> None:
+    def __init__(
+        self, backend: Backend, writes: WritePath, build: EntityBuilder, translation: DataTranslation
+    ) -> None:
         self._backend = backend
+        self._writes = writes
         self._build = build
         self._translation = translation
         self._known: dict[str, Experiment] = {}
@@ -43,8 +48,22 @@ class ExperimentService:
         return self.fetch(created)
 
     def get_or_create(self, name: str) -> Experiment:
-        """Fetch the experiment of that name, or create it; another process may do the same at once."""
+        """Fetch the experiment of that name, or create it; another process may do the same at once.
+
+        Without the server, where an API may go on without it, that is done later; till then a local ID names
+        the experiment.
+        """
         _check_name(name)
+        try:
+            return self._fetch_or_create(name)
+        except (OfflineError, ServerUnreachable) as error:
+            if not self._writes.may_go_on_without(error):
+                raise
+        intent = ExperimentIntent(new_uid(), name)
+        self._writes.journal.ensure_experiment(intent)
+        return self.remember(Experiment(id=intent.local_id, name=name))
+
+    def _fetch_or_create(self, name: str) -> Experiment:
         record = self._backend.get_experiment_by_name(name)
         if record is None:
             try:
@@ -66,8 +85,18 @@ class ExperimentService:
         return self._remember(self._record(experiment_id))
 
     def fetch_active(self, experiment_id: str) -> Experiment:
-        """Fetch an experiment by ID to start runs in; a deleted one is refused with the way out."""
-        return self._remember(_refuse_deleted(self._record(experiment_id)))
+        """Fetch an experiment by ID to start runs in; a deleted one is refused with the way out.
+
+        Without the server, where an API may go on without it, any ID is taken: delivery will tell.
+        """
+        try:
+            return self._remember(_refuse_deleted(self._record(experiment_id)))
+        except (OfflineError, ServerUnreachable) as error:
+            if not self._writes.may_go_on_without(error):
+                raise
+            return self._known.get(experiment_id) or Experiment(
+                id=experiment_id, name="Default" if experiment_id == "0" else ""
+            )
 
     def known(self, experiment_id: str) -> Experiment:
         """The experiment as last seen by this API, fetched if it never was. For the `exp` of a run."""

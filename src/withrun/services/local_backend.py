@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ from withrun.services.tag_keys import TagKeys
 __all__ = ["LocalBackend"]
 
 T = TypeVar("T")
+
+_OF_RUN = re.compile(r"run_id = '([0-9a-f]+)'")
 
 
 class LocalBackend:
@@ -385,7 +388,13 @@ class LocalBackend:
         order_by: tuple[str, ...] = (),
         page_token: str = "",
     ) -> Page[VersionRecord]:
-        """Search the server's model versions."""
+        """Search the server's model versions; those of one run also where that is known by its local ID."""
+        asked = _OF_RUN.fullmatch(filter_string)
+        if asked is not None and looks_local(asked[1]):
+            server_id = self._resolve("run", asked[1], "")
+            if server_id is None:
+                return Page(tuple(one for one in self._local.versions() if one.run_id == asked[1]))
+            filter_string = f"run_id = '{server_id}'"
         return self._backend.search_versions(
             filter_string, max_results=max_results, order_by=order_by, page_token=page_token
         )

@@ -88,6 +88,11 @@ class MetadataService:
             lambda local: local.run(run_id),
         )
 
+    def current(self, run: Run) -> Run:
+        """A run as the server knows it by now, if the caller's was made before it did; else the caller's."""
+        is_stale = not run.repo_url or self._runs.server_id(run.id) is not None
+        return self.run(run.id) if is_stale else run
+
     def repo_url(self, run_id: str) -> str:
         """Where a run's artifacts lie, asked for once: that never changes."""
         known = self._repos.get(run_id)

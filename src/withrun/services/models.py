@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from withrun.backend import Backend, KeyValue, VersionRecord
 from withrun.cache.layout import overlap
-from withrun.errors import AlreadyExists, InvalidArgument, NotFound
+from withrun.errors import AlreadyExists, InvalidArgument, NotFound, OfflineError, ServerUnreachable
+from withrun.journal import ModelIntent, VersionIntent, new_uid
 from withrun.schema import Model, ModelVersion, Run
 from withrun.services.entities import EntityBuilder
+from withrun.services.registering import Registration
 from withrun.services.runs import RunService
+from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
 from withrun.services.version_source import path_below, resolved_source
+from withrun.services.writes import Spool, WritePath
 
 __all__ = ["ModelService"]
 
@@ -25,9 +30,17 @@ class ModelService:
     """What an API does with registered models and model versions, on a backend."""
 
     def __init__(
-        self, backend: Backend, runs: RunService, build: EntityBuilder, translation: DataTranslation
+        self,
+        backend: Backend,
+        writes: WritePath,
+        runs: RunService,
+        build: EntityBuilder,
+        keys: TagKeys,
+        translation: DataTranslation,
     ) -> None:
         self._backend = backend
+        self._writes = writes
+        self._keys = keys
         self._runs = runs
         self._build = build
         self._translation = translation
@@ -47,16 +60,31 @@ class ModelService:
             ) from exc
 
     def get_or_create(self, name: str) -> Model:
-        """Fetch a registered model, or register its name; another process may do the same at once."""
+        """Fetch a registered model, or register its name; another process may do the same at once.
+
+        Without the server, where an API may go on without it, the name is registered later.
+        """
         _check_name(name)
         try:
+            return self._fetch_or_create(name)
+        except (OfflineError, ServerUnreachable) as error:
+            if not self._writes.may_go_on_without(error):
+                raise
+            return self.promise(name)
+
+    def _fetch_or_create(self, name: str) -> Model:
+        with contextlib.suppress(NotFound):
             return self.fetch(name)
-        except NotFound:
-            pass
         try:
             return self.create(name)
         except AlreadyExists:
             return self.fetch(name)
+
+    def promise(self, name: str) -> Model:
+        """Have a name registered, unless it is, when what is journaled is delivered."""
+        _check_name(name)
+        self._writes.journal.ensure_model(ModelIntent(name))
+        return Model(name=name)
 
     def fetch(self, name: str) -> Model:
         """Fetch a registered model."""
@@ -84,13 +112,31 @@ class ModelService:
     def register(
         self, model: Model, run: Run, path_in_run: str, tags: Mapping[str, Any] | None = None
     ) -> ModelVersion:
-        """Register the artifact at `path_in_run` of a run as the next version of a model."""
+        """Register the artifact at `path_in_run` of a run as the next version of a model, once."""
         texts = self._translation.to_texts(tags or {}, "tag")
         source = f"{run.repo_url.rstrip('/')}/{path_in_run}"
-        record = self._backend.create_version(
-            model.name, source, run_id=run.id, tags=tuple(KeyValue(*item) for item in texts.items())
-        )
+        mark = KeyValue(self._keys.uid, new_uid())
+        registration = Registration(self._backend, model.name, source, run.id, texts, mark)
+        record = self._writes.attempt(registration.attempt)
         return self._build.version(record, model, run, source)
+
+    def register_later(
+        self, model: Model, run: Run, path_in_run: str, tags: Mapping[str, Any] | None, spool: Spool
+    ) -> ModelVersion:
+        """Have what waits in a spool registered once its run is there; till then a local ID names it."""
+        texts = self._translation.to_texts(tags or {}, "tag")
+        uid = new_uid()
+        version = f"local-{uid[:8]}"
+        spool.log.version(
+            VersionIntent(uid, model.name, path_in_run, texts, version, spool.name(path_in_run))
+        )
+        return ModelVersion(
+            version=version,
+            model=model,
+            run=run,
+            path_in_run=path_in_run,
+            tags=self._translation.from_texts(texts.items()),
+        )
 
     def resolve(self, name: str, version: str) -> tuple[str, str]:
         """The model's name and the version's number, from a number or an alias (`"@champion"`)."""

@@ -112,6 +112,10 @@ class RunService:
         record = self._backend.get_run(run_id)
         return self._build.run(record, self._experiments.known(record.experiment_id))
 
+    def server_id(self, run_id: str) -> str | None:
+        """What the server calls a run that started without it; None of others, and if it is unknown there."""
+        return self._writes.server_id(run_id)
+
     def complete(self, run: Run) -> Run:
         """A run that a search found, with its long values."""
         return self._build.complete(run)

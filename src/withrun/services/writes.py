@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from withrun.errors import JournalError, OfflineError, Refused, ServerUnreachable, WithrunError
 from withrun.journal import (
+    ArtifactIntent,
     Delivery,
     Durability,
     Journal,
@@ -21,6 +22,7 @@ from withrun.journal import (
     lease,
     looks_local,
 )
+from withrun.journal.creation import PARENT_TAG
 from withrun.schema import RunStatus
 
 if TYPE_CHECKING:
@@ -29,11 +31,16 @@ if TYPE_CHECKING:
     from withrun.journal.background import BackgroundRecovery
     from withrun.journal.refused import Refusal
 
-__all__ = ["OnUnreachable", "WritePath", "WritePolicy"]
+__all__ = ["OnUnreachable", "Spool", "WritePath", "WritePolicy"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("withrun")
 
 OnUnreachable = Literal["raise", "offline"]
+
+_ONE_ATTEMPT = 1.0
+"""Seconds that a server gets which did not answer before."""
 
 _SHOWN_REFUSALS = 5
 """Refusals that an error spells out; all are in the log and kept aside."""
@@ -50,6 +57,27 @@ class WritePolicy:
     on_unreachable: OnUnreachable
     strict: bool
     durability: Durability
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Where the artifacts of a run that the server does not know yet wait, and how they are announced.
+
+    Attributes:
+        folder: the run's artifact folder till then; what is published is to lie there first.
+        log: the run's log.
+    """
+
+    folder: Path
+    log: RunLog
+
+    def add(self, path_in_run: str) -> None:
+        """Have what lies at that path published once the run is on the server."""
+        self.log.artifact(ArtifactIntent(self.name(path_in_run), path_in_run))
+
+    def name(self, path_in_run: str) -> str:
+        """How the journal names what lies at that path."""
+        return "/".join(("runs", self.log.run_id, "artifacts", *filter(None, [path_in_run])))
 
 
 class WritePath:
@@ -84,6 +112,7 @@ class WritePath:
         self._threads = threads
         self._identity = identity
         self._lease: Lease | None = None
+        self._told_of_local = False
         self._lock = threading.RLock()
 
     @property
@@ -133,28 +162,79 @@ class WritePath:
             return None
         may_be_local = must_start or policy.on_unreachable == "offline"
         if may_be_local and isinstance(journal.trouble, ServerUnreachable):
-            journal.create_local_run(intent)  # known to be away: why wait again
-            return None
-        log = journal.create_run(
-            intent,
-            timeout=policy.connect_timeout,
-            on_unreachable="offline" if may_be_local else "raise",
-        )
+            log = journal.create_local_run(intent)  # known to be away: why wait again
+        else:
+            log = journal.create_run(
+                intent,
+                timeout=policy.connect_timeout,
+                on_unreachable="offline" if may_be_local else "raise",
+            )
+        self._tell_of_local(log, journal)
         return log.record
+
+    def _tell_of_local(self, log: RunLog, journal: Journal) -> None:
+        """Warn that runs start without the server; once, until one starts with it again."""
+        if log.record is None and not self._told_of_local:
+            logger.warning(
+                "%s does not answer: run %s, and those after it, start with local IDs. All that is logged is "
+                "kept in %s, and delivered once the server is back, by this process, the next one on this "
+                "store, or `withrun sync`.",
+                self._store_uri,
+                log.run_id,
+                journal.store_folder,
+            )
+        self._told_of_local = log.record is None
 
     def _is_local(self, intent: RunIntent) -> bool:
         """Whether a run can't be on the server yet: its experiment or parent is not."""
         journal = self.journal
-        parent = journal.known(intent.tags.get("mlflow.parentRunId", ""))
-        return parent is not None and parent.server_id is None
+        parent_id = intent.tags.get(PARENT_TAG, "")
+        if looks_local(parent_id) and self._server_id(self.log_of(parent_id)) is None:
+            return True
+        exp_id = intent.experiment_id
+        return looks_local(exp_id) and journal.local_ids.resolve("experiment", exp_id) is None
 
     def log_of(self, run_id: str) -> RunLog:
         """Where to log to a run."""
         return self.journal.run(run_id, uid=run_id if looks_local(run_id) else "")
 
+    def spool_of(self, run_id: str) -> Spool | None:
+        """Where the artifacts of a run wait that the server does not know yet; None if it knows it."""
+        if self._policy is None or not looks_local(run_id):
+            return None
+        log = self.log_of(run_id)
+        if self._server_id(log) is not None:
+            return None
+        return Spool(self.local_repo(run_id), log)
+
     def local_repo(self, run_id: str) -> Path:
-        """The folder that keeps the artifacts of a run that started here without the server."""
+        """The folder that keeps the artifacts of a run as long as the server does not know it."""
         return self.journal.spool / "runs" / run_id / "artifacts"
+
+    def server_id(self, run_id: str) -> str | None:
+        """What the server calls a run of a local ID; None of others, and if it is unknown there."""
+        if self._policy is None or not looks_local(run_id):
+            return None
+        return self._server_id(self.log_of(run_id))
+
+    def _server_id(self, log: RunLog) -> str | None:
+        """What the server calls a run; None as long as nobody has delivered it, this process or another."""
+        if log.server_id is None:
+            log.server_id = self.journal.local_ids.resolve("run", log.run_id)
+        return log.server_id
+
+    def attempt(self, call: Callable[[], T]) -> T:
+        """Make a call that may be repeated, until the server answers or `connect_timeout` is over."""
+        return self.journal.attempt(call, self._settled_policy().connect_timeout)
+
+    def may_go_on_without(self, error: WithrunError) -> bool:
+        """Whether what failed for want of the server is to be done locally, and delivered later."""
+        policy = self._policy
+        if policy is None:
+            return False
+        if isinstance(error, OfflineError):
+            return policy.offline
+        return isinstance(error, ServerUnreachable) and policy.on_unreachable == "offline"
 
     def resume(self, run_id: str, set_running: Callable[[], None]) -> None:
         """Answer for the end of a run from now on, and have it RUNNING.
@@ -164,7 +244,7 @@ class WritePath:
             set_running: sets a run that the server knows RUNNING there: the caller hears of what is wrong.
         """
         log = self.log_of(run_id)
-        if log.server_id is None or self._settled_policy().offline:
+        if self._server_id(log) is None or self._settled_policy().offline:
             log.status(RunStatus.RUNNING.value)
         else:
             self.show(run_id)
@@ -215,7 +295,7 @@ class WritePath:
         policy = self._settled_policy()
         if policy.offline:
             return
-        if not log.wait(exit_timeout=policy.exit_timeout):
+        if not _is_there(log.wait, policy.exit_timeout):
             raise self._undelivered(f"what was logged to run {log.run_id}")
         self._raise_refused(self.journal.take_refusals(log))
 
@@ -241,6 +321,7 @@ class WritePath:
                 raise self._late(timeout)
         if run_id is None and self._recovery is not None:
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+            self._recovery.start()  # a process may have died since this API was made
             if not self._recovery.wait(left):
                 raise TimeoutError(
                     f"what earlier processes logged is not all on {self._store_uri} after {timeout:g} s; "
@@ -260,11 +341,11 @@ class WritePath:
             return
         journal = held.journal
         if run_id is None:
-            if not journal.flush(exit_timeout=policy.connect_timeout):
+            if not _is_there(journal.flush, policy.connect_timeout):
                 raise self._undelivered("what was logged")
             return
         log = journal.known(run_id)
-        if log is None or log.wait(exit_timeout=policy.connect_timeout):
+        if log is None or _is_there(log.wait, policy.connect_timeout):
             return
         if log.server_id is not None:  # else it is read from the journal
             raise self._undelivered(f"what was logged to run {run_id}")
@@ -309,3 +390,8 @@ class WritePath:
             f" and these are kept in {self.journal.refused_folder}:\n{shown}{more}",
             tuple(refusals),
         )
+
+
+def _is_there(wait: Callable[..., bool], patience: float | None) -> bool:
+    """Wait for delivery, at least for one attempt: patience may be spent, and the server back since."""
+    return wait(exit_timeout=patience) or (patience is not None and wait(timeout=min(_ONE_ATTEMPT, patience)))
