@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -69,8 +70,8 @@ class LocalStore:
         """All points of one metric of a local run by time and step, each once; reads the journals anew."""
         with self._lock:
             paths = [view.path for view in self._refreshed() if uid in view.runs]
-        points = dict.fromkeys(point for path in paths for point in points_of(path, uid, key))
-        return sorted(points, key=lambda point: (point.timestamp, point.step))
+        points = {_identity(point): point for path in paths for point in points_of(path, uid, key)}
+        return sorted(points.values(), key=lambda point: (point.timestamp, point.step))
 
     def artifact_folders(self, uid: str) -> list[Path]:
         """Where artifacts of a local run lie: in its own journal and in those of others that logged to it."""
@@ -130,6 +131,11 @@ class LocalStore:
             except FileNotFoundError:  # noqa: PERF203 - beside reading, no cost
                 del self._views[path]  # delivered
         return list(self._views.values())
+
+
+def _identity(point: Metric) -> tuple[int, int, float | None]:
+    """What a store keeps one row of; NaN, which equals nothing, is one value there."""
+    return point.step, point.timestamp, None if math.isnan(point.value) else point.value
 
 
 def _experiments(views: list[JournalView]) -> dict[str, ExperimentRecord]:
