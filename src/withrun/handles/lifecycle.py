@@ -7,7 +7,6 @@ process's own, so that each is ended once, also at interpreter exit.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from withrun import context, signals
 from withrun.context import Activation
 from withrun.errors import RunAlreadyActive, RunClosed, WithrunError
-from withrun.journal import close_all as _  # noqa: F401 - its exit hook is registered first, and so runs last
+from withrun.journal import before_closing
 from withrun.schema import RunStatus
 from withrun.services.entities import from_milliseconds
 from withrun.services.notebook import current_cell, is_interactive
@@ -407,6 +406,8 @@ def _end_all() -> None:
     `sys.exit(3)` went well too. A block sees that exception, and ends FAILED.
     """
     crashed = None if is_interactive() else getattr(sys, "last_value", None)
+    # In a child of multiprocessing, which comes here on the way out of its function.
+    crashed = crashed or sys.exc_info()[1]
     for activation in list(_open.values()):
         if not activation.is_own:
             continue
@@ -418,7 +419,7 @@ def _end_all() -> None:
             _log_failure(activation.run, failure)
 
 
-atexit.register(_end_all)
+before_closing(_end_all)
 
 
 def _after_fork_in_child() -> None:

@@ -18,7 +18,7 @@ from withrun.journal.record import (
 )
 from withrun.journal.recovery import Recovered, Waiting, recover, waiting
 from withrun.journal.refused import Refusal
-from withrun.journal.registry import Lease, close_all, lease
+from withrun.journal.registry import Lease, before_closing, close_all, lease
 from withrun.journal.run_log import Delivery, RunLog
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "RunLog",
     "VersionIntent",
     "Waiting",
+    "before_closing",
     "close_all",
     "lease",
     "looks_local",

@@ -13,7 +13,7 @@ from withrun.backend import Backend
 from withrun.journal.journal import Durability, Journal
 from withrun.journal.publisher import Publisher
 
-__all__ = ["Lease", "close_all", "lease"]
+__all__ = ["Lease", "before_closing", "close_all", "lease"]
 
 _Key = tuple[str, str, bool, str, str]
 
@@ -22,6 +22,7 @@ _journals: dict[_Key, Journal] = {}
 _users: dict[_Key, int] = {}
 _exit_timeouts: dict[_Key, float | None] = {}
 _finalizer_pid = 0
+_before_closing: list[Callable[[], None]] = []
 
 
 class Lease:
@@ -113,15 +114,26 @@ def close_all() -> None:
         journal.close(exit_timeout=exit_timeout)
 
 
+def before_closing(hook: Callable[[], None]) -> None:
+    """Have something done when the process ends, before its journals are closed."""
+    _before_closing.append(hook)
+
+
+def _at_exit() -> None:
+    for hook in _before_closing:
+        hook()
+    close_all()
+
+
 def _finalize_in_worker() -> None:
-    """In a child of multiprocessing, which skips `atexit`: close the journals by its own finalizers."""
+    """In a child of multiprocessing, which skips `atexit`: do by its own finalizers what is done at exit."""
     global _finalizer_pid
     util = sys.modules.get("multiprocessing.util")
     process = sys.modules.get("multiprocessing.process")
     if util is None or process is None or process.parent_process() is None or _finalizer_pid == os.getpid():
         return
     _finalizer_pid = os.getpid()
-    util.Finalize(None, close_all, exitpriority=10)
+    util.Finalize(None, _at_exit, exitpriority=10)
 
 
 def _forked() -> None:
@@ -129,5 +141,5 @@ def _forked() -> None:
     _lock = threading.RLock()
 
 
-atexit.register(close_all)
+atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_forked)
