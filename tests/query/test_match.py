@@ -93,6 +93,8 @@ def matches(query: dict[str, Any], document: dict[str, Any]) -> bool:
         ({"a": 1}, {"$nor": [{"a": 1}, {"b": 1}]}, False),
         ({"a": 1}, {"$and": [{"a": 1}, {"$or": [{"b": 1}, {"a": {"$lt": 2}}]}]}, True),
         ({"a": [1, 5]}, {"a": {"$not": {"$gt": 3}}}, False),
+        ({"a": [1]}, {"a.0.b": None}, False),
+        ({"a": [None, {}]}, {"a.0.b": None}, True),
         # keys that hold a dot where nesting was impossible
         ({"a": 1, "a.b": 2}, {"a.b": 2}, True),
         ({"a": 1, "a.b": 2}, {"a": 1}, True),

@@ -88,7 +88,7 @@ def resolver(path: str) -> Resolver:
                     walk(item, at, found, picked=False)
         elif type(value) is PreviewText and may_hold_documents(value):
             raise Undecided
-        else:
+        elif not picked:  # below a scalar in an array there is nothing, not even a missing field
             found.append(_NOT_THERE[0])
 
     return straight

@@ -7,7 +7,6 @@ condition that the store answers exactly is merely cheap to check again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -299,5 +298,6 @@ def _only_numbers(node: Node) -> tuple[str, bool]:
         return "", False
     operators = ("$gt", "$gte", "$lt", "$lte", "$eq")
     operand = node.operand
-    number = isinstance(operand, (int, float)) and not isinstance(operand, bool) and not math.isnan(operand)
+    # NaN alone is not itself; math.isnan would overflow on an integer beyond all doubles.
+    number = isinstance(operand, (int, float)) and not isinstance(operand, bool) and operand == operand
     return node.path, node.operator in operators and (number or isinstance(operand, datetime))

@@ -29,12 +29,12 @@ class Words:
     def __init__(self, *, like_spans_lines: bool) -> None:
         self._spans_lines = like_spans_lines
 
-    def equals(self, column: str, text: str) -> str:
-        """A clause that lets through every row whose column is the text."""
+    def equal_to(self, text: str) -> str:
+        """A comparison that lets through every column that is the text."""
         if len(text) <= _MAX_LITERAL and text.isprintable() and "'" not in text and "\\" not in text:
-            return f"{column} = '{text}'"
+            return f"= '{text}'"
         pattern = self._pattern(text[:_MAX_LITERAL]) + ("%" if len(text) > _MAX_LITERAL else "")
-        return f"{column} LIKE '{pattern}'"
+        return f"LIKE '{pattern}'"
 
     def like(self, pattern: re.Pattern[str]) -> str | None:
         """LIKE or ILIKE for all that a regular expression may find; None if it has no literal beginning."""

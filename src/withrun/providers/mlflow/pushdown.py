@@ -2,9 +2,9 @@
 
 The rules come from trying them on real stores (`tests/query/test_pushdown.py` holds most of them):
 
-- Params and tags are compared as text, and one value has many texts: `0.1` and `1e-1`, `adam` and `"adam"`,
-  or a list that holds it. So only texts are asked for by value, beside whatever else might decode to the
-  text; for all other values the search is narrowed to what has the key.
+- Params and tags are compared as text, and one value has many texts (`value_texts.py`). So a value is asked
+  for in several searches, one for each way to write it; where there are no patterns for these (`$lt` of a
+  number), the search is narrowed to what has the key.
 - A nested path may lead into a JSON document that is stored whole under the beginning of the path, so that
   this key is asked for too.
 - `!=` leaves out what lacks the key, which `$ne` includes; so it is used for attributes alone.
@@ -27,11 +27,11 @@ from typing import Any, Final
 
 from withrun.backend import FilterGrammar
 from withrun.providers.mlflow.filter_words import Words
+from withrun.providers.mlflow.value_texts import texts_for
 from withrun.query.fields import Kind
 from withrun.query.language import Condition
 from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, Pushed
 from withrun.query.sorting import Sorting
-from withrun.values import decode
 
 __all__ = ["MlflowPushDown"]
 
@@ -53,10 +53,6 @@ _RAW: Final = "mlflow."
 _LEGAL_KEY: Final = re.compile(r"[/\w.\- :]+")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _PROMPT_TAG: Final = "mlflow.prompt.is_prompt"
-
-# A text that stands for something else than itself holds a quote: a quoted string, a list of strings, the
-# preview of a longer text.
-_NOT_PLAIN: Final = ('%"%',)
 
 _COMPARISONS: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
@@ -171,7 +167,7 @@ class MlflowPushDown:
         if operator == "$all":
             operator, operand = ("$regex" if isinstance(operand[0], re.Pattern) else "$eq"), operand[0]
         if operator == "$eq" and isinstance(operand, str):
-            return [self._words.equals(column, operand)]
+            return [f"{column} {self._words.equal_to(operand)}"]
         if operator == "$regex":
             like = self._words.like(operand)
             return None if like is None else [f"{column} {like}"]
@@ -182,7 +178,7 @@ class MlflowPushDown:
 
     def _member(self, column: str, item: Any) -> str | None:
         if isinstance(item, str):
-            return self._words.equals(column, item)
+            return f"{column} {self._words.equal_to(item)}"
         like = self._words.like(item) if isinstance(item, re.Pattern) else None
         return None if like is None else f"{column} {like}"
 
@@ -202,25 +198,21 @@ class MlflowPushDown:
         has_key = f"{column} LIKE '%'"
         prefixes = [f"{group}.`{prefix}` LIKE '%'" for prefix in _prefixes(key)]
         weaker = EVERYTHING if prefixes else Conjunction(frozenset({has_key}))
-        by_text = self._clauses(column, condition)
-        if by_text is None or (not key.startswith(_RAW) and not self.grammar.like_spans_lines):
-            return _pushed([has_key, *prefixes], why="values are stored as text")
         if key.startswith(_RAW):
-            exact = not prefixes and all(clause.startswith(f"{column} = ") for clause in by_text)
-            return _pushed(
-                [*by_text, *prefixes], exact=exact, why="a document may be stored whole", weaker=weaker
-            )
-        plain = [clause for clause in by_text if not self._never_plain(clause, condition)]
-        others = [f"{column} LIKE '{pattern}'" for pattern in _NOT_PLAIN]
-        return _pushed(
-            [*plain, *others, *prefixes], why="a quoted text or a list may hold it too", weaker=weaker
-        )
-
-    @staticmethod
-    def _never_plain(clause: str, condition: Condition) -> bool:
-        """Whether the text asked for would, stored as it is, be read as something else (`1`, `true`)."""
-        operand = condition.operand
-        return condition.operator == "$eq" and " = " in clause and decode(operand) is not operand
+            raw = self._clauses(column, condition)
+            if raw is not None:
+                exact = not prefixes and all(clause.startswith(f"{column} = ") for clause in raw)
+                return _pushed(
+                    [*raw, *prefixes], exact=exact, why="a document may be stored whole", weaker=weaker
+                )
+        elif self.grammar.like_spans_lines:
+            texts = texts_for(condition, self._words)
+            if texts is not None:
+                clauses = [f"{column} {text}" for text in texts]
+                return _pushed(
+                    [*clauses, *prefixes], why="one value can be stored as several texts", weaker=weaker
+                )
+        return _pushed([has_key, *prefixes], why="values are stored as text")
 
     # --- metrics ---
 
