@@ -77,8 +77,11 @@ class RunMethods(Part, RunsContract):
         return self.services.search.runs(query, sorting, lambda run: RunApi.of(self._api, run), limit=limit)
 
     def find_child_runs(self, parent: RunLike, *, limit: int | None = None) -> Results[RunApi]:
-        key = self._api.tag_keys.parent
-        return self.find_runs({f"tags.{key}": run_id(parent)}, limit=limit)
+        key, given = f"tags.{self._api.tag_keys.parent}", run_id(parent)
+        server_id = self.services.runs.server_id(given)
+        # Children that are not delivered yet know a parent that is by its local ID.
+        wanted = given if server_id in (None, given) else {"$in": [given, server_id]}
+        return self.find_runs({key: wanted}, limit=limit)
 
     def set_tags_on_run(self, run: RunLike, tags: Mapping[str, Any]) -> RunApi:
         return self._handle(run).set_tags(tags)

@@ -42,7 +42,7 @@ class LocalStore:
     """
 
     def __init__(self, journal_dir: Path, store_uri: str) -> None:
-        self.folder = store_folder_of(journal_dir, store_uri)
+        self.folder = store_folder_of(journal_dir.absolute(), store_uri)
         self._start_over()
         _stores.add(self)
 

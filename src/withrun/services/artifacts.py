@@ -57,6 +57,7 @@ class ArtifactService:
         always_pull_artifacts: what is cached is pulled again whenever it is asked for.
         spool: gives where what a run that the server does not know yet publishes is to wait; None for other
             runs.
+        journal_dir: holds those; what lies there goes once it is delivered.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class ArtifactService:
         cache_local_artifacts: bool = False,
         always_pull_artifacts: bool = False,
         spool: Callable[[str], Spool | None] = lambda _: None,
+        journal_dir: Path | None = None,
     ) -> None:
         self._spool = spool
+        self._journals = journal_dir
         self._transfer = transfer
         self._cache = cache
         self._http = http
@@ -185,6 +188,8 @@ class ArtifactService:
     ) -> Path:
         """Put an artifact at `target`, as a link or as a write-protected copy.
 
+        What waits to be published is copied: it does not stay where it is.
+
         Raises:
             TargetExists: something is at `target`, and `overwrite` is False.
         """
@@ -194,7 +199,7 @@ class ArtifactService:
             # All of the run's folder: what is placed in it would be one of its artifacts.
             home = (local_path(where.root) if where.is_local else None) or path
             clear = self._cache.artifacts if self._cache is not None and in_cache else home
-            if link:
+            if link and not (self._journals and path.is_relative_to(self._journals)):
                 aim = self._cache.lasting(path, goal) if self._cache is not None and in_cache else path
                 place(goal, lambda at: at.symlink_to(aim.absolute()), overwrite=overwrite, keep_clear=[clear])
             else:

@@ -146,6 +146,7 @@ def assemble(
         cache_local_artifacts=options.cache_local_artifacts,
         always_pull_artifacts=options.always_pull_artifacts,
         spool=writes.spool_of,
+        journal_dir=None if policy is None else policy.journal_dir.absolute(),
     )
     long_values = LongValues(artifacts, options.on_long_value)
     build = EntityBuilder(keys, options.data_translation, long_values.whole)

@@ -50,6 +50,12 @@ class LocalEntities:
         """The server's ID of a run or experiment that was delivered; else the ID itself."""
         return (looks_local(local_id) and self._ids.resolve(kind, local_id)) or local_id
 
+    def server_version(self, name: str, local_version: str) -> str:
+        """The number of a model version that was delivered; else the version itself."""
+        if local_version.isdigit():
+            return local_version
+        return self._ids.resolve("version", f"{name}/{local_version}") or local_version
+
     def experiment(self, local_id: str) -> Experiment | None:
         """A local experiment."""
         return self._experiment(self._local.experiment(local_id))

@@ -132,7 +132,7 @@ class MetadataService:
             f"version {version!r} of model {name!r}",
             refresh,
             lambda: self._models.fetch_version(name, version),
-            lambda cache: cache.version(name, version),
+            lambda cache: cache.version(name, self._server_version(name, version)),
             lambda local: local.version(name, version),
         )
         if alias is not None and refresh:
@@ -197,6 +197,9 @@ class MetadataService:
 
     def _server_id(self, kind: str, given: str) -> str:
         return given if self._local is None else self._local.server_id(kind, given)
+
+    def _server_version(self, name: str, given: str) -> str:
+        return given if self._local is None else self._local.server_version(name, given)
 
     def clean_all(self) -> None:
         """Remove all cached metadata."""
