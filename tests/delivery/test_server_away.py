@@ -71,13 +71,19 @@ def test_twenty_children_left_in_a_row_wait_once(
         assert run.data.metrics == {"m": number}
 
 
+@pytest.mark.parametrize("away", [AWAY, Fault(status=503)], ids=["no answer", "gateway"])
 def test_children_go_on_locally(
-    proxy: FaultProxy, open_api: MakeApi, client: Any, exp_id: str, caplog: pytest.LogCaptureFixture
+    away: Fault,
+    proxy: FaultProxy,
+    open_api: MakeApi,
+    client: Any,
+    exp_id: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Inside an open run children start without the server, with one warning; later all exist once."""
     api = open_api(proxy.url, exit_timeout=0.3, connect_timeout=0.5)
     with api.start_run(exp_id, tags={"who": "parent"}) as parent:
-        proxy.always(AWAY)
+        proxy.always(away)
         started = time.monotonic()
         for number in range(5):
             with parent.start_child(f"fold-{number}", tags={"who": f"child-{number}"}) as child:

@@ -128,10 +128,12 @@ class RunMethods(Part, RunsContract):
         if isinstance(parent, str):  # an ID, that may be of no run
             parent = self._handle(parent)
         parent_id = None if parent is None else run_id(parent)
-        experiments = self.services.experiments
-        entity = exp if isinstance(exp, Experiment) else self._to_run_in(experiment_id(exp))
         # Inside an open run nothing stops the training: its children go on without the server.
         must_start = parent_id is not None and lifecycle.open_handle(self._api, parent_id) is not None
+        experiments = self.services.experiments
+        entity = (
+            exp if isinstance(exp, Experiment) else self._to_run_in(experiment_id(exp), must_start=must_start)
+        )
         try:
             run = self.services.runs.create(
                 entity, name, tags, repo, parent_id, scheduled=scheduled, must_start=must_start
@@ -142,12 +144,12 @@ class RunMethods(Part, RunsContract):
             raise
         return RunApi.of(self._api, run)
 
-    def _to_run_in(self, exp_id: str) -> Experiment:
+    def _to_run_in(self, exp_id: str, *, must_start: bool) -> Experiment:
         """The experiment of an ID, to start a run in."""
         if self.offline_mode:
             with contextlib.suppress(NotCached):
                 return self.services.metadata.exp(exp_id)
-        return self.services.experiments.fetch_active(exp_id)
+        return self.services.experiments.fetch_active(exp_id, must_start=must_start)
 
     def _handle(self, run: RunLike) -> RunApi:
         """A handle with the run's current fields: the caller's own, or one that is fetched."""

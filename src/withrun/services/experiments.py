@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from withrun.backend import Backend, ExperimentRecord, KeyValue
-from withrun.errors import AlreadyExists, InvalidArgument, NotFound, OfflineError, ServerUnreachable
+from withrun.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    OfflineError,
+    ServerError,
+    ServerUnreachable,
+)
 from withrun.journal import ExperimentIntent, new_uid
+from withrun.journal.retry import is_passing
 from withrun.schema import Experiment
 from withrun.services.entities import EntityBuilder
 from withrun.services.identify import check_types
@@ -84,15 +92,16 @@ class ExperimentService:
         """Fetch an experiment by ID; raises `NotFound`, with a hint if a name was given."""
         return self._remember(self._record(experiment_id))
 
-    def fetch_active(self, experiment_id: str) -> Experiment:
+    def fetch_active(self, experiment_id: str, *, must_start: bool = False) -> Experiment:
         """Fetch an experiment by ID to start runs in; a deleted one is refused with the way out.
 
-        Without the server, where an API may go on without it, any ID is taken: delivery will tell.
+        Without the server, where an API may go on without it or a run `must_start`, any ID is taken: delivery
+        will tell.
         """
         try:
             return self._remember(_refuse_deleted(self._record(experiment_id)))
-        except (OfflineError, ServerUnreachable) as error:
-            if not self._writes.may_go_on_without(error):
+        except (OfflineError, ServerError, ServerUnreachable) as error:
+            if not (must_start and is_passing(error)) and not self._writes.may_go_on_without(error):
                 raise
             return self._known.get(experiment_id) or Experiment(
                 id=experiment_id, name="Default" if experiment_id == "0" else ""

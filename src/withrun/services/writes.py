@@ -161,7 +161,7 @@ class WritePath:
             journal.create_local_run(intent)
             return None
         may_be_local = must_start or policy.on_unreachable == "offline"
-        if may_be_local and isinstance(journal.trouble, ServerUnreachable):
+        if may_be_local and _is_away(journal.trouble):
             log = journal.create_local_run(intent)  # known to be away: why wait again
         else:
             log = journal.create_run(
@@ -395,3 +395,8 @@ class WritePath:
 def _is_there(wait: Callable[..., bool], patience: float | None) -> bool:
     """Wait for delivery, at least for one attempt: patience may be spent, and the server back since."""
     return wait(exit_timeout=patience) or (patience is not None and wait(timeout=min(_ONE_ATTEMPT, patience)))
+
+
+def _is_away(trouble: WithrunError | None) -> bool:
+    """Whether nothing gets through to the server: it does not answer, or a gateway does in its place."""
+    return isinstance(trouble, ServerUnreachable) or getattr(trouble, "status", None) in (502, 503, 504)
