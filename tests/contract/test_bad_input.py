@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import PrivateAttr
 
 from tests.contract.conftest import Place
 from withrun import BaseMlflowApi, MlflowApi, RunApi
@@ -17,9 +18,9 @@ from withrun.errors import InvalidArgument
 class Counted:
     """A backend with a note of each call that reaches it."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, calls: list[str]) -> None:
         self._backend = backend
-        self.calls: list[str] = []
+        self.calls = calls
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._backend, name)
@@ -29,12 +30,12 @@ class Counted:
 
 
 class CountedApi(MlflowApi):
-    """The API under test, with its backend counted."""
+    """The API under test, with the calls of all its backends counted, the journal's included."""
+
+    _calls: list[str] = PrivateAttr(default_factory=list)
 
     def _connect(self) -> Any:
-        if not isinstance(self._backend, Counted):
-            self._backend = Counted(self._backend)  # type: ignore[assignment]
-        return self._backend
+        return Counted(super()._connect(), self._calls)
 
 
 @pytest.fixture(scope="module")
@@ -108,27 +109,27 @@ def _loop() -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", BAD)
 def test_refused_before_anything_is_sent(counted: CountedApi, bad_run: RunApi, case: str) -> None:
-    """Each is an InvalidArgument that names what is wrong, and no call reaches the backend."""
+    """Each is an InvalidArgument that says what is wrong; nothing is journaled, nothing reaches the backend."""
     call, words = BAD[case]
-    backend = counted.services.backend
-    assert isinstance(backend, Counted)
-    backend.calls.clear()
+    counted._calls.clear()
+    accepted = bad_run.delivery.accepted
     before = bad_run.params, bad_run.metrics, dict(bad_run.tags)
     with pytest.raises(InvalidArgument) as caught:
         call(bad_run, counted)
     assert re.search(words, str(caught.value), re.IGNORECASE | re.DOTALL), str(caught.value)
-    assert backend.calls == []
+    assert counted._calls == []
+    assert bad_run.delivery.accepted == accepted
     assert (bad_run.params, bad_run.metrics, dict(bad_run.tags)) == before
 
 
 def test_contradictory_param(counted: CountedApi, bad_run: RunApi) -> None:
     """A param that contradicts what the handle logged is refused at the call, before anything is sent."""
-    bad_run.log_params({"lr": 0.1})
-    backend: Any = counted.services.backend
-    backend.calls.clear()
+    bad_run.log_params({"lr": 0.1}).flush()
+    counted._calls.clear()
     with pytest.raises(InvalidArgument, match=r"'lr'.*0\.1.*0\.2"):
         bad_run.log_params({"lr": 0.2, "new": 1})
-    assert backend.calls == []
+    assert counted._calls == []
+    assert bad_run.delivery.accepted == 1
     assert bad_run.params == {"lr": 0.1}
 
 
