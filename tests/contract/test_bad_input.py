@@ -109,7 +109,7 @@ def _loop() -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", BAD)
 def test_refused_before_anything_is_sent(counted: CountedApi, bad_run: RunApi, case: str) -> None:
-    """Each is an InvalidArgument that says what is wrong; nothing is journaled, nothing reaches the backend."""
+    """Each is an InvalidArgument that says what is wrong; nothing is journaled, and no call is made."""
     call, words = BAD[case]
     counted._calls.clear()
     accepted = bad_run.delivery.accepted
