@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import msgspec
 
 from withrun.backend import Backend, DatasetInput
-from withrun.errors import JournalError, ServerUnreachable, WithrunError
+from withrun.errors import JournalError, NotFound, ServerUnreachable, WithrunError
 from withrun.journal.creation import PARENT_TAG, RunCreation, ensure_experiment, ensure_model
 from withrun.journal.describe import describe
 from withrun.journal.disk import JournalFull
 from withrun.journal.ledger import Ledger
-from withrun.journal.local_ids import LocalIds
+from withrun.journal.local_ids import LocalIds, looks_local
 from withrun.journal.pack import Batch, Call, RunRef, Window
 from withrun.journal.pool import Pool
 from withrun.journal.publisher import Publisher
@@ -110,21 +110,47 @@ class Deliverer:
             for job in jobs:
                 job()
 
-    def server_id(self, ref: RunRef) -> str:
+    def known_id(self, ref: RunRef) -> str:
+        """The ID under which the server knows a run; the one at hand if it does not."""
+        return self._resolve(ref.run_id)
+
+    def _server_id(self, ref: RunRef) -> str:
         """The ID under which the server knows a run; if another journal starts it, see `wait_for_starts`."""
         if ref.run_id != ref.uid:
             return self._resolve(ref.run_id)
 
-        def look() -> str:
-            found = self._known(ref.uid)
-            if found is not None:
-                return found
-            reason = f"run {ref.run_id} started without the server and has not been delivered yet"
+        return self._awaited("run", lambda: self._known(ref.uid), ref.run_id)
+
+    def _awaited(self, kind: str, look: Callable[[], str | None], local_id: str) -> str:
+        """The server's ID of what started without the server, perhaps in another journal."""
+
+        def found() -> str:
+            server_id = look()
+            if server_id is not None:
+                return server_id
+            reason = f"{kind} {local_id} started without the server and has not been delivered yet"
             if self._wait_for_starts:
                 raise ServerUnreachable(reason)
             raise StartedElsewhere(f"{reason}: its start is in another journal, which comes first")
 
-        return self._retry.call(look, gated=False)
+        return self._retry.call(found, gated=False)
+
+    def _referred(self, kind: str, given: str) -> str:
+        """The server's ID of the experiment or parent that a run names.
+
+        One that will never be there, because it was refused, stays as it is.
+        """
+        if not looks_local(given):
+            return self._resolve_kind(kind, given) or given
+
+        def look() -> str | None:
+            known = self._resolve_kind(kind, given)
+            return given if known is None and self._local_ids.resolve("refused", given) else known
+
+        return self._awaited(kind, look, given)
+
+    def _resolve_kind(self, kind: str, given: str) -> str | None:
+        return self._known(given) if kind == "run" else self._local_ids.resolve(kind, given)
 
     def _known(self, run_id: str) -> str | None:
         return self._ledger.bound.get(run_id) or self._local_ids.resolve("run", run_id)
@@ -147,20 +173,22 @@ class Deliverer:
                 model = msgspec.convert(fields, ModelIntent)
                 self._retry.call(lambda: ensure_model(self._backend, model))
         except WithrunError as error:
+            if kind == Kind.EXPERIMENT:
+                reason = str(error)
+                self._note(lambda: self._local_ids.add("refused", fields[0], reason))
             self._set_aside(no, "", [call], error)
 
     def _create(self, no: int, intent: RunIntent, call: Call) -> None:
         known = self._known(intent.uid)
         if known is None:
-            experiment_id = (
-                self._local_ids.resolve("experiment", intent.experiment_id) or intent.experiment_id
-            )
+            experiment_id = self._referred("experiment", intent.experiment_id)
             tags = self._with_parent(intent.tags)
             wanted = msgspec.structs.replace(intent, experiment_id=experiment_id, tags=tags)
             # An attempt noted before, by this or a dead process, may have been applied and its answer lost.
             creation = RunCreation(self._backend, wanted, uncertain=intent.uid in self._ledger.intents)
             self._note(lambda: self._ledger.intend(intent.uid, experiment_id))
             try:
+                self._check_experiment(intent.experiment_id)
                 known = self._retry.call(creation.attempt).run_id
             except WithrunError as error:
                 reason = str(error)
@@ -174,6 +202,11 @@ class Deliverer:
         self._accounts.bound(no, known)
         self._accounts.settle(no, 1, [])
 
+    def _check_experiment(self, given: str) -> None:
+        refused = self._local_ids.resolve("refused", given) if looks_local(given) else None
+        if refused is not None:
+            raise NotFound(f"its experiment is not there: {refused}")
+
     def _note(self, note: Callable[[], None]) -> None:
         """Write down what was done; on a full disk go on without: unique tags tell it again."""
         try:
@@ -183,7 +216,7 @@ class Deliverer:
 
     def _with_parent(self, tags: Mapping[str, str]) -> dict[str, str]:
         parent = tags.get(PARENT_TAG)
-        return dict(tags) if parent is None else {**tags, PARENT_TAG: self._resolve(parent)}
+        return dict(tags) if parent is None else {**tags, PARENT_TAG: self._referred("run", parent)}
 
     # --- a run's steps ---
     def _job(self, no: int, ref: RunRef, steps: list[Batch | Call]) -> Callable[[], None]:
@@ -194,7 +227,7 @@ class Deliverer:
         if refused is not None:
             self._set_aside(no, ref.run_id, steps, WithrunError(refused), whole_run=True)
             return
-        run_id = self.server_id(ref)
+        run_id = self._server_id(ref)
         for index, step in enumerate(steps):
             try:
                 if isinstance(step, Batch):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from withrun.journal.record import Kind
+import msgspec
+
+from withrun.journal.record import (
+    ArtifactIntent,
+    ExperimentIntent,
+    Kind,
+    ModelIntent,
+    RunIntent,
+    VersionIntent,
+)
 
 __all__ = ["describe"]
 
@@ -26,15 +35,23 @@ def describe(record: list[Any]) -> str:
         return f"delete_tag({_short(record[3])})"
     if kind == Kind.STATUS:
         return f"end_run({_short(record[3])})"
-    names = {
-        Kind.CREATE: "start_run",
-        Kind.INPUTS: "log_inputs",
-        Kind.ARTIFACT: "log_artifact",
-        Kind.VERSION: "log_model_version",
-        Kind.EXPERIMENT: "get_or_create_exp",
-        Kind.MODEL: "get_or_create_model",
-    }
-    return f"{names.get(kind, f'record of kind {kind}')}({_short(record[3])})"
+    if kind == Kind.INPUTS:
+        return f"log_inputs({_short(record[3])})"
+    if kind in _INTENTS:
+        verb, shape, fields = _INTENTS[kind]
+        intent = msgspec.convert(record[3], shape)
+        return f"{verb}({', '.join(_short(getattr(intent, field)) for field in fields)})"
+    return f"record of kind {kind}({_short(record[3])})"
+
+
+_INTENTS: dict[int, tuple[str, type[msgspec.Struct], tuple[str, ...]]] = {
+    Kind.CREATE: ("start_run", RunIntent, ("experiment_id", "name")),
+    Kind.ARTIFACT: ("log_artifact", ArtifactIntent, ("path_in_run",)),
+    Kind.VERSION: ("log_model_version", VersionIntent, ("model", "path_in_run")),
+    Kind.EXPERIMENT: ("get_or_create_exp", ExperimentIntent, ("name",)),
+    Kind.MODEL: ("get_or_create_model", ModelIntent, ("name",)),
+}
+"""The calls that intents come from, and which of their fields tell one from another."""
 
 
 def _short(value: object) -> str:

@@ -265,7 +265,7 @@ class _Recovery:
 
     def _note_times(self, window: Window) -> None:
         for no, steps in window.runs.items():
-            run_id = self._deliverer.server_id(window.refs[no])
+            run_id = self._deliverer.known_id(window.refs[no])
             times = [self._last_at.get(run_id, 0)]
             for step in steps:
                 times.append(step.at)
