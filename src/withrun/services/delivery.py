@@ -16,6 +16,7 @@ from withrun.errors import AlreadyExists, NotFound
 from withrun.journal.record import ArtifactIntent, VersionIntent
 from withrun.services.entities import artifact_folder
 from withrun.services.location import Location, of_run_id
+from withrun.services.registering import Registration, settled_version, versions_of
 from withrun.services.tag_keys import TagKeys
 from withrun.services.version_source import path_below, resolved_source
 
@@ -71,24 +72,22 @@ class JournalPublisher:
         Raises:
             AlreadyExists: the artifact of another version lies there, and a version is never changed.
         """
-        versions = self._versions_of(run_id)
-        done = self._settled(intent, versions)
+        mark = KeyValue(self._keys.uid, intent.uid)
+        versions = versions_of(self._backend, run_id)
+        done = settled_version(self._backend, intent.model, versions, mark)
         if done is not None:
-            return done
+            return done.version
         folder = self._folder(run_id)
         where = of_run_id(run_id, folder, intent.path_in_run)
         if source is not None:
             self._check_free(where, versions)
             self._push(source, where)
-        tags = {**intent.tags, self._keys.uid: intent.uid}
-        created = self._backend.create_version(
-            intent.model,
-            f"{folder.rstrip('/')}/{intent.path_in_run}".rstrip("/"),
-            run_id=run_id,
-            tags=tuple(KeyValue(*item) for item in tags.items()),
+        url = f"{folder.rstrip('/')}/{intent.path_in_run}".rstrip("/")
+        # What an attempt before this one did, in a process that is gone perhaps, may show only now.
+        registration = Registration(
+            self._backend, intent.model, url, run_id, intent.tags, mark, uncertain=True
         )
-        # An attempt whose answer was lost may have been applied after the look above.
-        return self._settled(intent, self._versions_of(run_id)) or created.version
+        return registration.attempt().version
 
     def _folder(self, run_id: str) -> str:
         """URL of a run's artifact folder, asked for once."""
@@ -103,27 +102,6 @@ class JournalPublisher:
     def _push(self, source: Path, where: Location) -> None:
         http = None if where.is_local else self._http()
         self._transfer.push(source, where.url, http=http)
-
-    def _versions_of(self, run_id: str) -> list[VersionRecord]:
-        found: list[VersionRecord] = []
-        token = ""
-        while True:
-            page = self._backend.search_versions(f"run_id = '{run_id}'", page_token=token)
-            found += page.items
-            token = page.next_token
-            if not token:
-                return found
-
-    def _settled(self, intent: VersionIntent, versions: list[VersionRecord]) -> str | None:
-        """The number of the version with the intent's uid; of several the first stays, the others go."""
-        mark = KeyValue(self._keys.uid, intent.uid)
-        numbers = [one.version for one in versions if one.name == intent.model and mark in one.tags]
-        if not numbers:
-            return None
-        first, *duplicates = sorted(numbers, key=lambda number: (len(number), number))
-        for duplicate in duplicates:
-            self._backend.delete_version(intent.model, duplicate)
-        return first
 
     def _check_free(self, where: Location, versions: list[VersionRecord]) -> None:
         for version in versions:

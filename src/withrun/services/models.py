@@ -13,7 +13,7 @@ from withrun.errors import AlreadyExists, InvalidArgument, NotFound, OfflineErro
 from withrun.journal import ModelIntent, VersionIntent, new_uid
 from withrun.schema import Model, ModelVersion, Run
 from withrun.services.entities import EntityBuilder
-from withrun.services.registering import Registration
+from withrun.services.registering import Registration, versions_of
 from withrun.services.runs import RunService
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
@@ -171,14 +171,7 @@ class ModelService:
 
     def of_run(self, run_id: str) -> list[VersionRecord]:
         """Records of the versions that a run made."""
-        found: list[VersionRecord] = []
-        token = ""
-        while True:
-            page = self._backend.search_versions(f"run_id = '{run_id}'", page_token=token)
-            found += page.items
-            token = page.next_token
-            if not token:
-                return found
+        return versions_of(self._backend, run_id)
 
     def check_tags(self, tags: Mapping[str, Any] | None) -> None:
         """Refuse tags that can't be set."""

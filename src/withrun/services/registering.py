@@ -5,7 +5,7 @@ from __future__ import annotations
 from withrun.backend import Backend, KeyValue, VersionRecord
 from withrun.errors import ServerError, ServerUnreachable
 
-__all__ = ["Registration", "settled_version"]
+__all__ = ["Registration", "settled_version", "versions_of"]
 
 
 class Registration:
@@ -21,10 +21,19 @@ class Registration:
         run_id: the run that made it, by its ID on the server.
         tags: the version's tags, the unique one not among them.
         mark: the unique tag.
+        uncertain: it may have been registered before.
     """
 
     def __init__(
-        self, backend: Backend, model: str, source: str, run_id: str, tags: dict[str, str], mark: KeyValue
+        self,
+        backend: Backend,
+        model: str,
+        source: str,
+        run_id: str,
+        tags: dict[str, str],
+        mark: KeyValue,
+        *,
+        uncertain: bool = False,
     ) -> None:
         self._backend = backend
         self._model = model
@@ -32,7 +41,7 @@ class Registration:
         self._run_id = run_id
         self._tags = tags | {mark.key: mark.value}
         self._mark = mark
-        self._uncertain = False
+        self._uncertain = uncertain
 
     def attempt(self) -> VersionRecord:
         """Register the version, or find it if it was registered before."""
@@ -57,14 +66,20 @@ class Registration:
             raise
 
     def _find(self) -> VersionRecord | None:
-        found: list[VersionRecord] = []
-        token = ""
-        while True:
-            page = self._backend.search_versions(f"run_id = '{self._run_id}'", page_token=token)
-            found += page.items
-            token = page.next_token
-            if not token:
-                return settled_version(self._backend, self._model, found, self._mark)
+        found = versions_of(self._backend, self._run_id)
+        return settled_version(self._backend, self._model, found, self._mark)
+
+
+def versions_of(backend: Backend, run_id: str) -> list[VersionRecord]:
+    """The versions that a run made."""
+    found: list[VersionRecord] = []
+    token = ""
+    while True:
+        page = backend.search_versions(f"run_id = '{run_id}'", page_token=token)
+        found += page.items
+        token = page.next_token
+        if not token:
+            return found
 
 
 def settled_version(
