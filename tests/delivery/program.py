@@ -51,7 +51,9 @@ class Program:
         return self.process.returncode, out, err
 
 
-def start(code: str, uri: str, experiment: str, journal: Path, **conf: Any) -> Program:
+def start(
+    code: str, uri: str, experiment: str, journal: Path, *, env: dict[str, str] | None = None, **conf: Any
+) -> Program:
     """Start a program; `api`, `exp` and `say` are there for it.
 
     Args:
@@ -59,17 +61,18 @@ def start(code: str, uri: str, experiment: str, journal: Path, **conf: Any) -> P
         uri: the store.
         experiment: ID of `exp`; empty: there is none, and nothing is asked of the store for it.
         journal: the journal folder.
+        env: further environment variables.
         conf: further fields of the API, as JSON takes them.
     """
     fields = {"tracking_uri": uri, "journal_dir": str(journal), **conf}
-    env = {**os.environ, "CONF": json.dumps(fields), "EXPERIMENT": experiment, "PYTHONWARNINGS": "ignore"}
+    settings = {"CONF": json.dumps(fields), "EXPERIMENT": experiment, "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=env,
+        env={**os.environ, **settings, **(env or {})},
     )
     return Program(process)
 
