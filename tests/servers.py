@@ -79,6 +79,7 @@ def mlflow_server(
     python: str = sys.executable,
     env: dict[str, str] | None = None,
     port: int | None = None,
+    files: bool = False,
 ) -> Iterator[MlflowServer]:
     """Run `mlflow server` over a database in `folder` until the block is left.
 
@@ -89,6 +90,7 @@ def mlflow_server(
         python: interpreter whose MLflow serves, for other versions.
         env: further environment variables of the server.
         port: the port to listen on; None takes a free one. To restart a server, name its port and folder.
+        files: keep runs in files (`mlruns`) and not in the database; MLflow's old kind of store.
     """
     folder.mkdir(parents=True, exist_ok=True)
     database = folder / "mlflow.db"
@@ -97,11 +99,14 @@ def mlflow_server(
     port = port or free_port()
     artifacts = artifact_root or str(folder / "artifacts")
     command = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", str(workers), "--backend-store-uri", f"sqlite:///{database}"]
+    store = (folder / "mlruns").as_uri() if files else f"sqlite:///{database}"
+    command += ["--workers", str(workers), "--backend-store-uri", store]
     if artifact_root is None:
         command += ["--artifacts-destination", artifacts]
     else:
         command += ["--no-serve-artifacts", "--default-artifact-root", artifact_root]
+    if files:
+        env = {"MLFLOW_ALLOW_FILE_STORE": "true", **(env or {})}
     log = folder / "server.log"
     url = f"http://127.0.0.1:{port}"
     with log.open("ab") as sink:

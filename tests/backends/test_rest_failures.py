@@ -195,17 +195,19 @@ def test_server_without_version() -> None:
     missing = refusal(404, "RESOURCE_DOES_NOT_EXIST")
     with rude_server(hidden, missing) as server:
         assert _backend(server.url).server_info().version == ""
-    with rude_server(hidden, missing) as server:
+    with rude_server(hidden, missing, reply(200, "{}")) as server:
         assert not _backend(server.url).grammar.null_checks
 
 
 def test_old_server() -> None:
-    """A server of MLflow 2 tells its version, and isn't asked what it can't answer."""
-    with rude_server(reply(200, "2.9.2")) as server:
+    """A server of MLflow 2 isn't asked what it can't answer; its experiments tell that it has a database."""
+    experiments = reply(200, '{"experiments": [{"experiment_id": "1", "name": "x"}]}')
+    with rude_server(reply(200, "2.9.2"), reply(200, "2.9.2"), experiments) as server:
         backend = _backend(server.url)
         assert backend.server_info().version == "2.9.2"
         assert [request.path for request in server.requests] == ["/version"]
         assert not backend.grammar.null_checks
+        assert backend.grammar.like_spans_lines
 
 
 def test_history_without_pages() -> None:

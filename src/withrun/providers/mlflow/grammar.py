@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from withrun.backend import FilterGrammar
 
-__all__ = ["grammar_of", "logged_model_id", "release"]
+__all__ = ["are_of_database", "grammar_of", "logged_model_id", "release"]
 
 _LOGGED_MODEL_URI = re.compile(r"models:/(m-[0-9a-f]{32})", re.ASCII)
 _NULL_CHECKS_SINCE = (3, 11)
@@ -30,6 +31,16 @@ def grammar_of(version: str, *, database: bool = True) -> FilterGrammar:
         null_checks=release(version) >= _NULL_CHECKS_SINCE,
         like_spans_lines=database,
     )
+
+
+def are_of_database(experiment_ids: Iterable[str]) -> bool:
+    """Whether experiments were numbered by a database, as 1, 2, 3; file stores draw 18 digits at random.
+
+    Both have a first experiment 0, which tells nothing; alone, it is taken for a file store's, whose patterns
+    are trusted with less.
+    """
+    drawn = [experiment_id for experiment_id in experiment_ids if experiment_id != "0"]
+    return bool(drawn) and all(one.isascii() and one.isdigit() and len(one) < 12 for one in drawn)
 
 
 def logged_model_id(source: str) -> str:

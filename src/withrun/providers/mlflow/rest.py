@@ -16,7 +16,7 @@ from withrun.errors import NotFound, ServerError
 
 from . import refusals as about
 from . import rest_codec as codec
-from .grammar import grammar_of, logged_model_id, release
+from .grammar import are_of_database, grammar_of, logged_model_id, release
 from .http import HttpConnection
 from .replay import send_metrics_once
 from .server_url import parse_server_url
@@ -87,9 +87,10 @@ class RestBackend:
 
     @property
     def grammar(self) -> FilterGrammar:
-        """What this server's filter strings can say; asks for its version at the first use."""
+        """What this server's filter strings can say; asks for its version and store at the first use."""
         if self._grammar is None:
-            self._grammar = grammar_of(self._server_version())
+            version = self._server_version()
+            self._grammar = grammar_of(version, database=self._keeps_database(version))
         return self._grammar
 
     def close(self) -> None:
@@ -99,8 +100,12 @@ class RestBackend:
     def server_info(self) -> ServerInfo:
         """Ask the server what it is; raises `ServerError` if it is no MLflow server."""
         version = self._server_version()
+        return ServerInfo(version, self._capabilities(version).multipart_uploads_enabled)
+
+    def _capabilities(self, version: str) -> codec.ServerCapabilities:
+        """What the server says it can do; of one that says nothing, the least."""
         if not version or release(version) < (3, 0):
-            return ServerInfo(version)
+            return codec.ServerCapabilities()
         try:
             body = self._connection.request(
                 "GET", "api/3.0/mlflow/server-info", call="server_info", repeatable=True
@@ -108,10 +113,17 @@ class RestBackend:
         except ServerError as exc:
             # Early releases of MLflow 3, and servers that pass on the documented calls alone, don't have it.
             if exc.status in (404, 405):
-                return ServerInfo(version)
+                return codec.ServerCapabilities()
             raise
-        capabilities = codec.decode(body, codec.ServerCapabilities, self._store_uri)
-        return ServerInfo(version, capabilities.multipart_uploads_enabled)
+        return codec.decode(body, codec.ServerCapabilities, self._store_uri)
+
+    def _keeps_database(self, version: str) -> bool:
+        """Whether the server is known to keep its runs in a database, and not in files."""
+        store = self._capabilities(version).store_type
+        if store:
+            return store == "SqlStore"
+        page = self.search_experiments(view_type="ALL", max_results=100)
+        return are_of_database(record.experiment_id for record in page.items)
 
     def _server_version(self) -> str:
         try:

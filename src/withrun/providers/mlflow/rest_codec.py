@@ -214,9 +214,14 @@ class LoggedModelAnswer(msgspec.Struct):
 
 
 class ServerCapabilities(msgspec.Struct):
-    """Of server-info, which MLflow 3 answers."""
+    """Of server-info, which MLflow 3 answers.
+
+    Attributes:
+        store_type: what keeps the runs: `SqlStore`, `FileStore`; None for another, or if it is not said.
+    """
 
     multipart_uploads_enabled: bool = False
+    store_type: str | None = None
 
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
