@@ -34,8 +34,8 @@ from withrun.journal.record import HEADER, ExperimentIntent, Kind, ModelIntent, 
 from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.run_log import RunLog, now_ms
+from withrun.journal.run_logs import RunLogs
 from withrun.journal.spool import Spool
-from withrun.journal.waiting import Progress
 
 __all__ = ["Durability", "Journal"]
 
@@ -45,9 +45,6 @@ T = TypeVar("T")
 
 Durability = Literal["process", "power"]
 """What an accepted record survives: the death of the process, or also a power cut a second later."""
-
-_KEPT_REFUSALS = 100
-"""Refusals that a run's handle remembers; all are in the file."""
 
 _LAST_ATTEMPT = 1.0
 """Seconds that closing gives a server that did not answer before."""
@@ -96,15 +93,9 @@ class Journal:
         self._threads = threads
         self._mapped = mapped
         self._when_opened = opened
-        self._next_no = 1
-        self._by_id: weakref.WeakValueDictionary[str, RunLog] = weakref.WeakValueDictionary()
-        # Strong as long as something is pending: the accounts of a run whose handle was dropped are still
-        # kept.
-        self._by_no: dict[int, RunLog] = {}
-        self._with_untold: dict[int, RunLog] = {}
+        self._logs = RunLogs(self)
         self._itself = RunLog(self, 0, "")
         self._open_runs: set[str] = set()
-        self._warned = False
         self._closed = False
         self._live: Live | None = None
         self._start_over()
@@ -116,7 +107,6 @@ class Journal:
     def _start_over(self) -> None:
         """What a forked child must have of its own."""
         self._lock = threading.RLock()
-        self._progress = Progress()
         self._stop = threading.Event()
         self._kick = threading.Event()
         self._gate = Gate()
@@ -146,7 +136,7 @@ class Journal:
 
     def known(self, run_id: str) -> RunLog | None:
         """The log of a run that was logged to here and is in use or has something pending, else None."""
-        return self._by_id.get(run_id)
+        return self._logs.known(run_id)
 
     def run(self, run_id: str, *, uid: str = "") -> RunLog:
         """The log of a run that exists; the same object for the same run, as long as it is in use.
@@ -156,13 +146,7 @@ class Journal:
             uid: the same local ID, if it may not have been delivered yet.
         """
         server_id = self.local_ids.resolve("run", run_id) if uid else None
-        with self._lock:
-            log = self._by_id.get(run_id) or (self._by_id.get(server_id) if server_id else None)
-            if log is None:
-                log = self._by_id[run_id] = RunLog(self, self._next_no, run_id, uid)
-                log.server_id = log.server_id or server_id
-                self._next_no += 1
-            return log
+        return self._logs.get(run_id, uid, server_id)
 
     def create_run(
         self,
@@ -202,12 +186,7 @@ class Journal:
         with contextlib.suppress(JournalFull):
             ledger.bind(intent.uid, record.run_id)
             ledger.own(record.run_id, intent.start_time)
-        with self._lock:
-            log = RunLog(self, self._next_no, record.run_id, intent.uid)
-            log.record = record
-            self._next_no += 1
-            self._by_id[record.run_id] = log
-        return log
+        return self._logs.add(record.run_id, intent.uid, record)
 
     def attempt(self, call: Callable[[], T], timeout: float) -> T:
         """Make a call that may be repeated, until the server answers.
@@ -230,10 +209,7 @@ class Journal:
         """Start a run that the server does not know yet; its local ID is the intent's uid."""
         live = self._open()
         intent = self._owned(intent, live)
-        with self._lock:
-            log = RunLog(self, self._next_no, intent.uid, intent.uid)
-            self._next_no += 1
-            self._by_id[intent.uid] = log
+        log = self._logs.add(intent.uid, intent.uid)
         log.create(intent)
         live.folder.ledger.start_locally(intent.uid)
         live.folder.ledger.own(intent.uid, intent.start_time)
@@ -288,7 +264,7 @@ class Journal:
                 except ValueError:
                     writer.roll(segment, len(text))
             log.bind(segment.write)
-            self._by_no[log.no] = log
+            self._logs.has_pending(log)
 
     def _send_now(self, log: RunLog, framed: bytes, full: JournalFull) -> None:
         """On a full disk: deliver what is pending of this run, which may make room; else send it directly."""
@@ -309,8 +285,7 @@ class Journal:
             spool = Spool(self.store_folder, kept_path(self.store_folder, "direct"))
             refused = RefusedFile(refused_path(self.store_folder, "direct"))
             deliverer = self._deliverer(Ledger(None), spool, refused, retry, None)
-        with self._lock:
-            self._by_no[log.no] = log
+        self._logs.has_pending(log)
         try:
             deliverer.deliver(window)
         except GaveUp as gave_up:
@@ -360,7 +335,7 @@ class Journal:
 
     def _wait(self, settled: Callable[[], bool], exit_timeout: float | None, timeout: float | None) -> bool:
         drain = self._live.drain if self._live else None
-        return self._progress.wait(settled, drain, exit_timeout=exit_timeout, timeout=timeout)
+        return self._logs.progress.wait(settled, drain, exit_timeout=exit_timeout, timeout=timeout)
 
     @property
     def trouble(self) -> WithrunError | None:
@@ -368,52 +343,9 @@ class Journal:
         live = self._live
         return live.drain.trouble if live and live.drain else None
 
-    # --- accounts, told by the deliverer ---
-    def settle(self, no: int, delivered: int, refusals: list[Refusal]) -> None:
-        """Count values of a run as delivered or refused."""
-        with self._progress.changed:
-            log = self._by_no.get(no)
-            if log is not None:
-                log.delivered += delivered
-                self._warned = False
-                log.refused += len(refusals)
-                log.refusals += refusals[: max(_KEPT_REFUSALS - len(log.refusals), 0)]
-                log.untold += refusals[: max(_KEPT_REFUSALS - len(log.untold), 0)]
-                if refusals:
-                    self._with_untold[no] = log
-            self._progress.moved()
-
-    def bound(self, no: int, run_id: str) -> None:
-        """A local run has an ID on the server now."""
-        log = self._by_no.get(no)
-        if log is not None:
-            log.server_id = run_id
-
     def take_refusals(self, log: RunLog | None = None) -> list[Refusal]:
         """The refusals, of one run or of all, that nobody was given yet; each is given once."""
-        with self._progress.changed:
-            logs = list(self._with_untold.values()) if log is None else [log]
-            taken: list[Refusal] = []
-            for each in logs:
-                taken += each.untold
-                each.untold = []
-                self._with_untold.pop(each.no, None)
-        return taken
-
-    def window_done(self) -> None:
-        """A window is settled: forget the runs that nobody holds any more and that have nothing pending."""
-        with self._progress.changed:
-            self._progress.moved()
-        with self._lock:
-            for no in list(self._by_no):
-                log = self._by_no[no]
-                if log.settled >= log.accepted:
-                    del self._by_no[no]
-                    still_held = weakref.ref(log)
-                    del log
-                    kept = still_held()
-                    if kept is not None:
-                        self._by_no[no] = kept
+        return self._logs.take_refusals(log)
 
     # --- opening and closing ---
     def _connected(self) -> Backend:
@@ -460,7 +392,7 @@ class Journal:
         retry = Retry(stop=self._stop, kick=self._kick, gate=self._gate)
         live.pool = Pool(self._threads) if self._threads > 1 else None
         deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, live.pool)
-        live.start_drain(deliverer, retry, self._connected(), self.window_done)
+        live.start_drain(deliverer, retry, self._connected(), self._logs.window_done)
 
     def _deliverer(
         self, ledger: Ledger, spool: Spool, refused: RefusedFile, retry: Retry, pool: Pool | None
@@ -473,7 +405,7 @@ class Journal:
             self.local_ids,
             refused,
             retry,
-            self,
+            self._logs,
             publisher=None if self._make_publisher is None else self._make_publisher(backend),
             pool=pool,
         )
@@ -511,18 +443,17 @@ class Journal:
 
     def be_impatient(self) -> None:
         """Wait for nothing more that does not move: the user has interrupted a wait."""
-        self._progress.be_impatient()
+        self._logs.progress.be_impatient()
 
     def _warn_kept(self, live: Live) -> None:
-        if self._warned:
+        if self._logs.warned:
             return
-        self._warned = True
-        pending = sum(log.delivery.pending for log in self._by_no.values())
+        self._logs.warned = True
         why = f" ({live.drain.trouble})" if live.drain and live.drain.trouble else ""
         logger.warning(
             "about %d logged values are not on the server %s yet%s. They are kept in %s; the next program "
             "that uses this store, or `withrun sync`, delivers them.",
-            pending,
+            self._logs.pending,
             self.store_uri,
             why,
             live.folder.path,
@@ -533,11 +464,9 @@ class Journal:
         live, self._live = self._live, None
         self._start_over()
         self._backend = None
-        self._with_untold.clear()
         self._open_runs.clear()
-        for log in [*self._by_no.values(), *self._by_id.values(), self._itself]:
-            log.leave_to_parent()
-        self._by_no.clear()
+        self._logs.forked()
+        self._itself.leave_to_parent()
         if live is not None:
             live.leave()
 
