@@ -293,7 +293,13 @@ class Journal:
 
     # --- waiting ---
     def wait(
-        self, log: RunLog, position: int, *, exit_timeout: float | None = None, timeout: float | None = None
+        self,
+        log: RunLog,
+        position: int,
+        *,
+        exit_timeout: float | None = None,
+        timeout: float | None = None,
+        tell: Callable[[], None] | None = None,
     ) -> bool:
         """Wait until a run's first `position` values are on the server or refused.
 
@@ -302,6 +308,7 @@ class Journal:
             position: `log.accepted` as it was after the last call to wait for.
             exit_timeout: give up after so many seconds without progress of the journal; None: never.
             timeout: give up after so many seconds in any case; None: never.
+            tell: called now and then meanwhile, to show how it goes on.
 
         Returns:
             Whether it is; False also if this process delivers nothing.
@@ -309,7 +316,7 @@ class Journal:
         Raises:
             JournalError: the drain has died.
         """
-        return self._wait(lambda: log.settled >= position, exit_timeout, timeout)
+        return self._wait(lambda: log.settled >= position, exit_timeout, timeout, tell)
 
     def flush(self, timeout: float | None = None, *, exit_timeout: float | None = None) -> bool:
         """Wait until all that was journaled here before is on the server or refused; see `wait`."""
@@ -333,9 +340,15 @@ class Journal:
                 self._live = None
                 live.close(0.0)
 
-    def _wait(self, settled: Callable[[], bool], exit_timeout: float | None, timeout: float | None) -> bool:
+    def _wait(
+        self,
+        settled: Callable[[], bool],
+        exit_timeout: float | None,
+        timeout: float | None,
+        tell: Callable[[], None] | None = None,
+    ) -> bool:
         drain = self._live.drain if self._live else None
-        return self._logs.progress.wait(settled, drain, exit_timeout=exit_timeout, timeout=timeout)
+        return self._logs.progress.wait(settled, drain, exit_timeout=exit_timeout, timeout=timeout, tell=tell)
 
     @property
     def trouble(self) -> WithrunError | None:

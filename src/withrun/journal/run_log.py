@@ -175,9 +175,15 @@ class RunLog:
         """How many values were delivered or refused."""
         return self.delivered + self.refused
 
-    def wait(self, *, exit_timeout: float | None = None, timeout: float | None = None) -> bool:
+    def wait(
+        self,
+        *,
+        exit_timeout: float | None = None,
+        timeout: float | None = None,
+        tell: Callable[[], None] | None = None,
+    ) -> bool:
         """Wait until all that was logged to this run before is settled; see `Journal.wait`."""
-        return self._journal.wait(self, self.accepted, exit_timeout=exit_timeout, timeout=timeout)
+        return self._journal.wait(self, self.accepted, exit_timeout=exit_timeout, timeout=timeout, tell=tell)
 
     def own(self) -> None:
         """Answer for the run's end: should this process die, recovery ends the run FAILED."""

@@ -41,6 +41,7 @@ class Progress:
         *,
         exit_timeout: float | None,
         timeout: float | None,
+        tell: Callable[[], None] | None = None,
     ) -> bool:
         """Wait until `settled`; tells whether it is.
 
@@ -50,6 +51,7 @@ class Progress:
             exit_timeout: give up after so many seconds without progress; None: never. All who wait share
                 them: while nothing moves, the fiftieth run that is left waits no fifty times as long.
             timeout: give up after so many seconds in any case; None: never.
+            tell: called now and then meanwhile, to show how it goes on.
 
         Raises:
             JournalError: the drain has died.
@@ -73,4 +75,6 @@ class Progress:
                 if left <= 0:
                     return False
                 self.changed.wait(left)
+                if tell is not None:
+                    tell()
         return True

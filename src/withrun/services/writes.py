@@ -24,6 +24,7 @@ from withrun.journal import (
 )
 from withrun.journal.creation import PARENT_TAG
 from withrun.schema import RunStatus
+from withrun.transfer.progress import Bar
 
 if TYPE_CHECKING:
     from withrun.backend import Backend, RunRecord
@@ -266,11 +267,15 @@ class WritePath:
             journal.let_go(log)
             return
         try:
-            if not log.wait(exit_timeout=policy.exit_timeout):
+            with Bar(f"Delivering to {self._store_uri}", unit="values") as bar:
+                is_there = log.wait(
+                    exit_timeout=policy.exit_timeout, tell=lambda: bar.set(log.settled, log.accepted)
+                )
+            if not is_there:
                 journal.warn_kept()
         except JournalError as error:
             logger.error("%s", error)  # not raised: the program's own work is done, and nothing is lost
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             journal.be_impatient()
             raise
         finally:

@@ -28,10 +28,12 @@ class Bar:
     Args:
         title: what is being done to what, such as `Uploading model.pt`; no credentials.
         enabled: False makes a bar that never shows.
+        unit: what is counted; None: bytes.
     """
 
-    def __init__(self, title: str, *, enabled: bool = True) -> None:
+    def __init__(self, title: str, *, enabled: bool = True, unit: str | None = None) -> None:
         self._title = title
+        self._unit = unit
         self._enabled = enabled and shown_somewhere()
         self._lock = threading.Lock()
         self._total: int | None = None
@@ -79,7 +81,7 @@ class Bar:
         if not self._enabled or (self._task is None and time.monotonic() < self._starts):
             return
         if self._task is None:
-            self._task = _display.add(self._title)
+            self._task = _display.add(self._title, self._unit)
         _display.update(self._task, self._done, self._total)
 
 
@@ -91,13 +93,13 @@ class _Display:
         self._progress: Progress | None = None
         self._tasks = 0
 
-    def add(self, title: str) -> TaskID:
+    def add(self, title: str, unit: str | None) -> TaskID:
         with self._lock:
             if self._progress is None:
                 self._progress = _new_progress()
                 self._progress.start()
             self._tasks += 1
-            return self._progress.add_task(title, total=None)
+            return self._progress.add_task(title, total=None, unit=unit)
 
     def update(self, task: TaskID, done: int, total: int | None) -> None:
         with self._lock:
@@ -127,10 +129,17 @@ def _new_progress() -> Progress:
         def render(self, task: Task) -> Text:
             return Text(task.description)
 
+    class Amount(DownloadColumn):
+        def render(self, task: Task) -> Text:
+            unit = task.fields["unit"]
+            if unit is None:
+                return super().render(task)
+            return Text(f"{int(task.completed):,} of {int(task.total or 0):,} {unit}")
+
     return Progress(
         Title(),
         BarColumn(),
-        DownloadColumn(binary_units=True),
+        Amount(binary_units=True),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
