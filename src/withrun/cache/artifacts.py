@@ -3,7 +3,8 @@
 A copy is filled in a folder of its own (`part/`), sealed (see `manifest.py`), renamed to a version, and
 served from the moment that the pointer `current` is swapped to it. So a look-up needs no lock, a process that
 is killed at any moment leaves nothing that reads as a hit, and who reads a version while a newer one comes
-goes on reading it. `layout.py` shows the folders.
+goes on reading it. What a power cut might undo is served only until then (see `settling.py`). `layout.py`
+shows the folders.
 
 A cached folder serves everything below it. Where several copies cover a path, the newest decides.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -23,10 +23,22 @@ from pathlib import Path
 import msgspec
 
 from withrun.cache import lending, placed
+from withrun.cache.changes import NAME as CHANGES
+from withrun.cache.changes import ChangeLog, Mark
 from withrun.cache.layout import Key
 from withrun.cache.locks import exclusive, reading, removing, try_exclusive
 from withrun.cache.manifest import equals, seal
 from withrun.cache.opened import nothing_open_below
+from withrun.cache.settling import (
+    boot_id,
+    is_sound,
+    is_unsettled,
+    let_go,
+    read_manifest,
+    settle,
+    settle_later,
+    write_manifest,
+)
 from withrun.cache.versions import (
     CURRENT,
     began,
@@ -34,7 +46,6 @@ from withrun.cache.versions import (
     is_entry,
     name_for,
     note_use,
-    read_manifest,
     remove_old,
     serve,
     served,
@@ -49,6 +60,9 @@ _PART = "part"
 
 _RESUME_WITHIN = 6 * 3600.0
 """Seconds after which a cut-off pull is not gone on with: it may hold files that the repo has lost since."""
+
+_SETTLING = 2.0
+"""Seconds that a removal waits for another process to finish settling a copy."""
 
 _ATTEMPTS = 5
 
@@ -67,6 +81,7 @@ class ArtifactCache:
         self._portable = portable
         self.artifacts = self.root / "artifacts"
         self._base = str(self.artifacts)  # looking up is hot, and strings are quicker than paths
+        self._sound: set[str] = set()  # versions that were found fit to be served; they stay so
 
     # --- looking up ---
 
@@ -123,7 +138,7 @@ class ArtifactCache:
         while True:
             folder = f"{self._base}/{at.folder}"
             name = served(folder)
-            if name is not None:
+            if name is not None and self._is_sound(f"{folder}/{name}"):
                 found.append((folder, name, f"{at.name}{rest}"))
             if not at.path:
                 break
@@ -144,9 +159,17 @@ class ArtifactCache:
         # Sealed copies hold no links: if there is one, somebody tampered with it.
         return (version, path) if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else (None, None)
 
+    def _is_sound(self, version: str) -> bool:
+        if version in self._sound:
+            return True
+        if not is_sound(Path(version)):
+            return False
+        self._sound.add(version)
+        return True
+
     # --- filling ---
 
-    def fill(self, key: Key, write: Callable[[Path], None], *, since: int = 0) -> Path:
+    def fill(self, key: Key, write: Callable[[Path], object], *, since: int = 0) -> Path:
         """Put a copy of an artifact into the cache and return its path.
 
         One thread of one process at a time fills an artifact; who waited for it takes its result.
@@ -161,7 +184,7 @@ class ArtifactCache:
         Raises:
             CacheError: it can't be written (disk full, no permission), or is not fit to be served.
         """
-        with _explained(key, self.root), exclusive(self._lock_of(self.artifacts / key.folder), what=str(key)):
+        with self.explained(key), exclusive(self._lock_of(self.artifacts / key.folder), what=str(key)):
             for _ in range(_ATTEMPTS):
                 version, path = self._cover(key)
                 if version is not None and path is not None and began(Path(version).name) >= since:
@@ -175,66 +198,117 @@ class ArtifactCache:
             "would hold. Try again when they have finished."
         )
 
-    def _fill_once(self, key: Key, write: Callable[[Path], None], *, after: int) -> Path | None:
-        """Fill, seal and serve; None if something was published meanwhile."""
-        folder = self.artifacts / key.folder
-        part = folder / _PART
-        content = part / "content" / key.name
-        changes = self._open_part(key, part)
+    def _fill_once(self, key: Key, write: Callable[[Path], object], *, after: int) -> Path | None:
+        """Fill, seal and serve; None if something was published there meanwhile."""
+        part = self.artifacts / key.folder / _PART
+        mark = self._open_part(key, part)
         start = max(time.time_ns(), after + 1)
         try:
-            write(content)
-            manifest = seal(content, owner=key.owner, path=key.path, began=start)
-            (part / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+            write(part / "content" / key.name)
+            self.seal(key, part, start)
         except Exception as error:
             if isinstance(error, ArtifactNotFound) or _is_disk_full(error, self.root):
                 shutil.rmtree(part, ignore_errors=True)
             raise
-        version = folder / name_for(start)
-        part.rename(version)
-        version = serve(folder, version, portable=self._portable)
-        # In this order: who publishes announces it first and looks for what is served second.
-        if self._changes(key.owner) != changes:
-            unserve(folder)
-            remove_old(folder)
-            return None
-        remove_old(folder, keep=0 if self._portable else 1)
-        return version / "content" / key.name
+        return self._serve(key, part, start, lambda: self.log(key.owner).concerns(mark, key.path))
 
-    def _open_part(self, key: Key, part: Path) -> str:
+    def _open_part(self, key: Key, part: Path) -> Mark:
         """Make the folder to fill, or keep what an interrupted fill left if it is still good."""
+        log = self.log(key.owner)
         while True:
-            changes = self._changes(key.owner)
             try:
-                if _is_resumable(part) and (part / "changes").read_text() == changes:
-                    return changes
-            except FileNotFoundError:
+                mark = Mark((part / CHANGES).read_text())
+                if _is_resumable(part) and not log.concerns(mark, key.path):
+                    return mark
+            except (FileNotFoundError, UnicodeDecodeError):
                 pass
             if part.exists():
                 shutil.rmtree(part)
             with contextlib.suppress(FileNotFoundError):  # a cleaning removed the folder above just now
                 (part / "content").mkdir(parents=True, exist_ok=True)
                 (part.parent / "path.json").write_bytes(msgspec.json.encode(key.path))
-                (part / "changes").write_text(changes)
+                (part / CHANGES).write_text(log.mark().text)
+
+    def seal(self, key: Key, part: Path, began: int) -> None:
+        """Make what lies in `part` a version that can be served. For the cache's own modules."""
+        # An export goes to other machines, and there is nobody who would settle it later.
+        boot = "" if self._portable else boot_id()
+        content = part / "content" / key.name
+        write_manifest(part, seal(content, owner=key.owner, path=key.path, began=began, boot=boot))
+
+    def _serve(self, key: Key, part: Path, began: int, is_outdated: Callable[[], bool]) -> Path | None:
+        """Serve the version in `part`, unless it is outdated: then nothing is. The lock is held."""
+        folder = self.artifacts / key.folder
+        version = folder / name_for(began)
+        part.rename(version)
+        version = serve(folder, version, portable=self._portable)
+        # In this order: who publishes notes it first and looks for what is served second.
+        if is_outdated():
+            unserve(folder)
+            remove_old(folder)
+            return None
+        remove_old(folder, keep=0 if self._portable else 1)
+        settle_later(version)
+        return version / "content" / key.name
+
+    def adopt(self, key: Key, part: Path, is_outdated: Callable[[], bool]) -> Path | None:
+        """Serve the copy in `part`, made aside, from now on; None if it is outdated, and removed.
+
+        For the cache's own modules.
+        """
+        with exclusive(self._lock_of(self.artifacts / key.folder), what=str(key)):
+            version, _ = self._cover(key)
+            began_at = max(time.time_ns(), began(Path(version).name) + 1 if version is not None else 0)
+            self.seal(key, part, began_at)
+            if is_outdated():
+                return None
+            folder = self.artifacts / key.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "path.json").write_bytes(msgspec.json.encode(key.path))
+            return self._serve(key, part, began_at, is_outdated)
+
+    @contextlib.contextmanager
+    def explained(self, key: Key) -> Iterator[None]:
+        """Make errors of the file system, within the block, ones that say what could not be cached."""
+        try:
+            yield
+        except (WithrunError, ConnectionError, TimeoutError):
+            raise  # a replaced `FileTransfer` may say by these that it did not get through
+        except OSError as error:
+            way_out = (
+                "Make room (`withrun cache trim --max-size 10GB` trims it) or choose another `cache_dir`."
+                if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                else "Make the cache folder writable, or choose another `cache_dir`."
+            )
+            raise CacheError(
+                f"Can't keep {key} in the cache {str(self.root)!r}: {error.strerror or error}"
+                f"{f' ({error.filename!r})' if error.filename else ''}. {way_out}"
+            ) from error
 
     # --- lending and forgetting ---
 
     def equals(self, copy: Path, files: Mapping[str, Path]) -> bool:
         """Tell whether a copy, as `fill` returned it, is what these files are, by their paths in it."""
+        settle(copy.parent.parent)
         manifest = read_manifest(copy.parent.parent)
         return manifest is not None and equals(manifest, files)
 
     def lend(self, copy: Path, source: Path) -> None:
         """Replace the user's own `source` by a link to its copy, the path that `fill` returned."""
+        settle(copy.parent.parent)  # what is the user's own survives a power cut
         lending.lend(copy, source)
 
-    def forget(self, key: Key) -> None:
+    def forget(self, key: Key, *, by: str = "") -> None:
         """Serve nothing any more that overlaps `key`: something was, or is about to be, published there.
 
         Copies that are being read, or that a link leads to which a user's own file became or which was
         placed, stay on the disk for as long as that lasts. A pull that is under way starts again.
+
+        Args:
+            key: where something is published.
+            by: who publishes, as the log of changes is to name it.
         """
-        self._drop(key, give_back=False)
+        self._drop(key, give_back=False, by=by)
 
     def clean(self, key: Key) -> None:
         """Remove what overlaps `key`; what was lent is given back to its user first."""
@@ -288,29 +362,28 @@ class ArtifactCache:
             if not held:
                 return False
             name = served(str(folder))
-            current = [folder / CURRENT] if name == CURRENT else []
-            for version in [*versions(folder), *current]:
-                free = stack.enter_context(removing(version))
-                if not free or lending.is_lent(version) or not nothing_open_below(version):
-                    return False
-            if placed.held(folder) is not None:
-                return False
-            if not dry_run:
+            found = [*versions(folder), *([folder / CURRENT] if name == CURRENT else [])]
+            dropped = [version for version in found if let_go(version)]
+            idle = placed.held(folder) is None and all(_is_idle(version, stack) for version in found)
+            if idle and not dry_run:
                 unserve(folder)
                 shutil.rmtree(folder)
-        return True
+            else:
+                for version in dropped:
+                    settle_later(version)
+            return idle
 
-    def _drop(self, key: Key, *, give_back: bool) -> None:
+    def _drop(self, key: Key, *, give_back: bool, by: str = "") -> None:
         home = self.artifacts / key.owner
         if not home.is_dir():
             return
-        with _explained(key, self.root):
-            self._announce(home)
+        with self.explained(key):
+            self.log(key.owner).note(key.path, by=by)
             for folder, found in self.folders(key.owner):
                 if found is None or found.overlaps(key.path):
                     self._drop_entry(folder, give_back=give_back)
-            if os.listdir(home) == ["changes"]:  # noqa: PTH208 - names are what is compared
-                (home / "changes").unlink(missing_ok=True)
+            if not by and os.listdir(home) == [CHANGES]:  # noqa: PTH208 - names are what is compared
+                (home / CHANGES).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # a new pull came
                     home.rmdir()
 
@@ -331,22 +404,22 @@ class ArtifactCache:
     def _lock_of(self, folder: Path) -> Path:
         return self.root / "locks" / f"{folder.parent.name}.{folder.name}.lock"
 
-    # --- the mark of what was published ---
+    def log(self, owner: str) -> ChangeLog:
+        """Return the log of what was published to an owner's path. For the cache's own modules."""
+        return ChangeLog(self.artifacts / owner, self.root / "locks" / f"{owner}.{CHANGES}.lock")
 
-    def _changes(self, owner: str) -> str:
-        try:
-            return (self.artifacts / owner / "changes").read_text()
-        except FileNotFoundError:
-            return ""
 
-    def _announce(self, home: Path) -> None:
-        fresh = home / f"changes.{secrets.token_hex(8)}"
-        try:
-            fresh.write_text(secrets.token_hex(8))
-            fresh.replace(home / "changes")
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
+def _is_idle(version: Path, stack: contextlib.ExitStack) -> bool:
+    """Tell whether nobody uses a version; then readers are kept out until the stack is left."""
+    if not stack.enter_context(removing(version)) or lending.is_lent(version):
+        return False
+    until = time.monotonic() + _SETTLING
+    while not nothing_open_below(version):
+        # Another process that settles it has it open, and is done with that soon.
+        if time.monotonic() > until or not is_unsettled(version):
+            return nothing_open_below(version)
+        time.sleep(0.02)
+    return True
 
 
 def _is_resumable(part: Path) -> bool:
@@ -369,21 +442,3 @@ def _is_disk_full(error: BaseException, root: Path) -> bool:
         at = at.__cause__
     # A subprocess that transfers says it in its own words.
     return shutil.disk_usage(root).free < 1 << 20
-
-
-@contextlib.contextmanager
-def _explained(key: Key, root: Path) -> Iterator[None]:
-    try:
-        yield
-    except (WithrunError, ConnectionError, TimeoutError):
-        raise  # a replaced `FileTransfer` may say by these that it did not get through
-    except OSError as error:
-        way_out = (
-            "Make room (`withrun cache trim --max-size 10GB` trims it) or choose another `cache_dir`."
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "Make the cache folder writable, or choose another `cache_dir`."
-        )
-        raise CacheError(
-            f"Can't keep {key} in the cache {str(root)!r}: {error.strerror or error}"
-            f"{f' ({error.filename!r})' if error.filename else ''}. {way_out}"
-        ) from error

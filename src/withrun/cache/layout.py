@@ -5,17 +5,19 @@ cache_dir/
 ├── metadata/                       see `metadata.py`
 ├── artifacts/
 │   └── OWNER/                      a run, by its ID, or an outside source, by the hash of its URL
-│       ├── changes                 another text whenever something was published to the run
+│       ├── changes                 the log of what was published to the run
 │       └── ENTRY/                  one artifact, by the hash of its path in the run
 │           ├── path.json           that path
 │           ├── current -> VERSION  what is served; in an export the version itself
 │           ├── placed -> VERSION   what placed links lead to, served or not; only where there are any
 │           ├── links               where those are
 │           ├── VERSION/            named by when its pull began, so that the newer has the greater name
-│           │   ├── manifest.json   path, sizes and hashes
+│           │   ├── manifest.json   path, sizes and hashes; empty until all is hashed and on the disk
+│           │   ├── sealed.json     the same before that, with hashes if it is small; then empty
 │           │   ├── lent            only where a user's own file became a link to this: its path
 │           │   └── content/NAME    the artifact, under the last segment of its path
 │           └── part/               a pull that is under way, or was cut off
+├── staging/                        copies of what is being published just now, one folder each
 └── locks/                          one file per artifact that was ever pulled here
 ```
 

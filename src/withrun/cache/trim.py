@@ -17,7 +17,9 @@ from withrun.cache import lending
 from withrun.cache.artifacts import ArtifactCache
 from withrun.cache.layout import Key
 from withrun.cache.manifest import differences
-from withrun.cache.versions import read_manifest, served, versions
+from withrun.cache.publication import sweep_staging
+from withrun.cache.settling import boot_id, is_sound, read_manifest, settle
+from withrun.cache.versions import served, versions
 
 __all__ = ["CachedArtifact", "Trimmed", "list_artifacts", "trim", "verify"]
 
@@ -33,7 +35,7 @@ class CachedArtifact:
         files: how many files are served.
         last_use: when it was last asked for, good to a minute; None if it is not served.
         status: `ok`; `lent` if a user's file is a link to it; `partial` if it is being pulled or a pull was
-            cut off; `stale` if only copies are left that are not served.
+            cut off; `stale` if only copies are left that are not served, as after a power cut.
     """
 
     key: Key | None
@@ -69,8 +71,16 @@ def verify(artifact: CachedArtifact) -> list[str]:
     manifest = read_manifest(version)
     if manifest is None:
         return ["its manifest is missing or unreadable"]
-    key = Key(manifest.owner, manifest.path)
-    return differences(version / "content" / key.name, manifest)
+    if manifest.boot != boot_id() and not manifest.is_hashed:
+        return [
+            "the machine stopped before it was hashed and on the disk; it is not served, and pulled again "
+            "when it is asked for"
+        ]
+    found = differences(version / "content" / Key(manifest.owner, manifest.path).name, manifest)
+    if not found:
+        with contextlib.suppress(OSError):  # a cache that this process can't write to is as intact
+            settle(version)
+    return found
 
 
 def trim(
@@ -88,6 +98,8 @@ def trim(
         dry_run: remove nothing, and tell what would be.
     """
     result = Trimmed()
+    if not dry_run:
+        sweep_staging(cache.root)
     for owner in cache.owners() if not dry_run else ():
         for folder, _ in cache.folders(owner):
             cache.sweep(folder)
@@ -115,7 +127,7 @@ def _describe(folder: Path, key: Key | None) -> CachedArtifact:
     used = _modified(folder / name) if name is not None else None
     if any(lending.is_lent(version) for version in versions(folder)):
         status = "lent"
-    elif used is not None:
+    elif name is not None and is_sound(folder / name):
         status = "ok"
     else:
         status = "partial" if (folder / "part").exists() else "stale"

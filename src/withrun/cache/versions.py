@@ -14,11 +14,9 @@ import shutil
 import time
 from pathlib import Path
 
-import msgspec
-
 from withrun.cache import lending, placed
 from withrun.cache.locks import removing
-from withrun.cache.manifest import Manifest
+from withrun.cache.settling import let_go, read_manifest
 
 __all__ = [
     "CURRENT",
@@ -27,7 +25,6 @@ __all__ = [
     "is_entry",
     "name_for",
     "note_use",
-    "read_manifest",
     "remove_old",
     "serve",
     "served",
@@ -102,7 +99,6 @@ def serve(folder: Path, version: Path, *, portable: bool) -> Path:
         pointer.rename(folder / _aside())  # an export that became a cache
     fresh.replace(pointer)
     placed.follow(folder, version.name)
-    _sync(folder)
     return version
 
 
@@ -148,6 +144,7 @@ def remove_old(folder: Path, *, keep: int = 0) -> None:
     for version in old[keep:]:
         if lending.is_lent(version):
             continue
+        let_go(version)
         with removing(version) as free:
             if free:
                 shutil.rmtree(version)
@@ -156,26 +153,9 @@ def remove_old(folder: Path, *, keep: int = 0) -> None:
             stray.unlink(missing_ok=True)
 
 
-def read_manifest(version: Path) -> Manifest | None:
-    """Return a version's manifest; None if it has none that can be read."""
-    try:
-        return msgspec.json.decode((version / "manifest.json").read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
 def note_use(version: str) -> None:
     """Remember that a version was used now; cheap, and good to a minute."""
     # A cache that can't be written to (an export in an image) is never trimmed either.
     with contextlib.suppress(OSError):
         if time.time() - os.stat(version).st_mtime > _USE_INTERVAL:  # noqa: PTH116 - hot
             os.utime(version)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # not every file system syncs folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

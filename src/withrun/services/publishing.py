@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from withrun.cache.artifacts import ArtifactCache
 from withrun.cache.lending import replace_by_link
+from withrun.cache.publication import Publication
 from withrun.errors import (
     ArtifactNotFound,
     CacheError,
@@ -69,27 +72,37 @@ class Publisher:
         """
         self._check(source)
         snapshot = self._look(source)
-        # Before, so that a process that dies half-way leaves no copy that is no longer true; after, because
-        # another one may have pulled in between.
-        self._forget()
-        try:
-            self.transfer.push(source, self.where.url, http=self.http)
-        except Exception as error:
-            raise FailedToPublishArtifact(
-                f"Could not publish {str(source)!r} to {self.where}, at {redact(self.where.url)!r}: {error}\n"
-                f"The source is kept at {str(source)!r}; publish it again from there.",
-                source=source,
-            ) from error
-        except BaseException as error:
-            sources.add_note(
-                error, f"Publishing {str(source)!r} to {self.where} was interrupted; the source is kept."
-            )
-            raise
-        finally:
-            self._forget()
-        if register is not None:
-            self._register(source, register)
-        self._settle(snapshot)
+        with self._publication(snapshot) as publication:
+            try:
+                self.transfer.push(source, self.where.url, http=self.http)
+            except Exception as error:
+                raise FailedToPublishArtifact(
+                    f"Could not publish {str(source)!r} to {self.where}, at {redact(self.where.url)!r}: "
+                    f"{error}\nThe source is kept at {str(source)!r}; publish it again from there.",
+                    source=source,
+                ) from error
+            except BaseException as error:
+                sources.add_note(
+                    error, f"Publishing {str(source)!r} to {self.where} was interrupted; the source is kept."
+                )
+                raise
+            if publication is not None:
+                publication.published()
+            if register is not None:
+                self._register(source, register)
+            self._settle(snapshot, publication)
+
+    @contextlib.contextmanager
+    def _publication(self, snapshot: Snapshot) -> Iterator[Publication | None]:
+        """Let the cache, if there is one, know of the publishing, and copy what is to be cached beside it."""
+        if self.cache is None:
+            yield None
+            return
+        # Never as another name of the same file: the source, or what a link in it leads to, is the user's to
+        # write to, and a copy is not.
+        copy = partial(sources.replicate, snapshot.source) if self.choices.use_cache else None
+        with Publication(self.cache, self.where.key, copy) as publication:
+            yield publication
 
     def _look(self, source: Path) -> Snapshot:
         try:
@@ -132,17 +145,14 @@ class Publisher:
                 "Leave out keep_the_source=False."
             )
 
-    def _forget(self) -> None:
-        if self.cache is not None:
-            self.cache.forget(self.where.key)
-
-    def _settle(self, snapshot: Snapshot) -> None:
+    def _settle(self, snapshot: Snapshot, publication: Publication | None) -> None:
         """Do what was chosen with what is published; an error says that it is."""
         source = snapshot.source
         missed = "could not be cached"
         try:
-            use_cache = self.choices.use_cache
-            copy = self._cache_published(snapshot, self.cache) if self.cache and use_cache else None
+            copy = None
+            if self.cache is not None and publication is not None and self.choices.use_cache:
+                copy = self._cache_published(snapshot, self.cache, publication)
             if self.choices.link:
                 missed = "its source could not be replaced by a link"
                 self._link(snapshot, copy)
@@ -166,7 +176,7 @@ class Publisher:
             return
         source = snapshot.source.absolute()
         if copy is not None and self.cache is not None:
-            # Another's publishing to the same place may have made the copy: it is compared, not assumed.
+            # What was copied is compared, not assumed: a user's own file is at stake.
             files = {file.relative: file.path for file in snapshot.tree.files}
             if self.cache.equals(copy, files) and snapshot.holds():
                 self.cache.lend(copy, source)
@@ -180,21 +190,15 @@ class Publisher:
             ):
                 replace_by_link(source, repo)
 
-    def _cache_published(self, snapshot: Snapshot, cache: ArtifactCache) -> Path | None:
-        """Cache what was published, from the source; if the repo holds more there, by a pull (gives None)."""
+    def _cache_published(
+        self, snapshot: Snapshot, cache: ArtifactCache, publication: Publication
+    ) -> Path | None:
+        """Cache what was published: the copy of the source, or a pull (gives None) if the repo may differ."""
         since = time.time_ns()
-        if self._repo_equals(snapshot) and snapshot.holds():
-            return cache.fill(self.where.key, lambda part: self._copy(snapshot, part), since=since)
-        pull(self.transfer, cache, self.http, self.where, since=since)
-        return None
-
-    def _copy(self, snapshot: Snapshot, part: Path) -> None:
-        # Never as another name of the same file: the source, or what a link in it leads to, is the user's to
-        # write to, and a copy is not.
-        sources.replicate(snapshot.source, part)
-        if not snapshot.holds():  # it changed while it was copied: what was published is in the repo alone
-            sources.delete(part)
-            self.transfer.pull(self.where.url, part, http=self.http)
+        copy = publication.adopt(snapshot.holds) if self._repo_equals(snapshot) else None
+        if copy is None:
+            pull(self.transfer, cache, self.http, self.where, since=since)
+        return copy
 
     def _repo_equals(self, snapshot: Snapshot) -> bool:
         """Whether the repo holds there what the source does, and nothing else."""

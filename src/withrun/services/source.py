@@ -144,8 +144,14 @@ class Snapshot:
         return {file.relative: state(file.path) for file in tree.files}
 
 
-def replicate(source: Path, target: Path) -> None:
-    """Make `target` a copy of the file or folder `source`, its links followed; replaces what is there."""
+def replicate(source: Path, target: Path, check: Callable[[], None] = lambda: None) -> None:
+    """Make `target` a copy of the file or folder `source`, its links followed; replaces what is there.
+
+    Args:
+        source: what to copy.
+        target: where to.
+        check: raises to give up; called between chunks.
+    """
     delete(target)
     tree = scan(source)
     if not tree.is_file:
@@ -154,7 +160,7 @@ def replicate(source: Path, target: Path) -> None:
         (target / folder).mkdir()
     for file in tree.files:
         place = target / file.relative if file.relative else target
-        copy_file(file.path, place, advance=lambda _: None, atomic=False)
+        copy_file(file.path, place, advance=lambda _: check(), atomic=False)
 
 
 def remove(snapshot: Snapshot) -> None:

@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from withrun.errors import ArtifactNotFound, IllegalPath, ServerUnreachable, TransferError
+from withrun.transfer.body import read_body
 from withrun.transfer.content import FileContent
 from withrun.transfer.objmeta import guess_mime_type
 from withrun.transfer.partial import Partial
@@ -157,8 +158,7 @@ def download(
                         TransferError(f"The server sent another range of {path!r} than was asked for.")
                     )
                 count(start)
-                for chunk in _chunks(answer):
-                    check()
+                for chunk in _chunks(answer, check):
                     partial.write(chunk)
                     count(len(chunk))
             if whole >= 0 and partial.size != whole:
@@ -180,10 +180,11 @@ def download(
         ) from error
 
 
-def _chunks(answer: httpx.Response) -> Iterator[bytes]:
+def _chunks(answer: httpx.Response, check: Check) -> Iterator[bytes | memoryview]:
+    text = answer.headers.get("content-length", "")
     try:
         # Decoded, should a server compress what it was asked not to: the listing tells the decoded size.
-        yield from answer.iter_bytes()
+        yield from read_body(answer, int(text) if text.isascii() and text.isdigit() else -1, check)
     except (httpx.TransportError, httpx.DecodingError) as error:
         raise Again(TransferError(f"The download of {answer.url.path!r} broke off: {error}.")) from error
 

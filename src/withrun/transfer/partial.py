@@ -85,7 +85,7 @@ class Partial:
         _set(self._target, validator if validator.startswith('"') else "")
         return 0
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Append to the file."""
         if self._file is None:
             raise RuntimeError("the partial file was not started")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,26 @@ class Rclone:
             self._env["RCLONE_CONFIG"] = config
 
     def entries(self, url: str, *, recursive: bool) -> list[dict[str, Any]]:
-        """List a folder with one call, a file with two, and without a request a file for its metadata."""
+        """List a folder; where that may be a file, ask for it as one at the same time.
+
+        Starting rclone takes longer than its requests to a storage nearby.
+        """
         flags = [*_LIST_FLAGS, "--recursive"] if recursive else _LIST_FLAGS
         if not self._remote(url).buckets:
             return _named(self._ls(url, flags))
-        # The slash says "folder": else rclone asks for a file first, which some stores hash for their answer.
-        found = _named(self._ls(url.rstrip("/") + "/", flags))
         self._files[url] = False
-        if not found and name_of(url):
-            stat = self._ls(url, ["--stat", *_LIST_FLAGS])
-            if isinstance(stat, dict) and not stat.get("IsDir"):
-                self._files[url] = True
-                return _named([stat])
+        # The slash says "folder": else rclone asks for a file first, which some stores hash for their answer.
+        folder = url.rstrip("/") + "/"
+        if not name_of(url):
+            return _named(self._ls(folder, flags))
+        with ThreadPoolExecutor(1, "withrun-rclone") as pool:
+            asked = pool.submit(self._ls, url, ["--stat", *_LIST_FLAGS])
+            found = _named(self._ls(folder, flags))
+            # What is true of a folder's name as a file's, an error too, is of no concern.
+            stat = None if found else asked.result()
+        if isinstance(stat, dict) and not stat.get("IsDir"):
+            self._files[url] = True
+            return _named([stat])
         return found
 
     def is_file(self, url: str) -> bool:
