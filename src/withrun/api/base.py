@@ -119,6 +119,8 @@ class BaseMlflowApi(
 
     def __init__(self, **conf: Any) -> None:
         self._refuse_unknown_fields(conf)
+        if conf.get("cache_dir", ...) is None:
+            del conf["cache_dir"]  # as if it was not given: the journal has its own default then
         try:
             super().__init__(**conf)
         except ValidationError as exc:

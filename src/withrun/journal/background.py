@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from withrun.backend import Backend
+from withrun.errors import JournalError
 from withrun.journal.disk import OwnerLock
 from withrun.journal.folder import journals_in, store_folder_of
 from withrun.journal.publisher import Publisher
-from withrun.journal.recovery import Recovered, recover
+from withrun.journal.recovery import Recovered, recover, some_are_free
 
 __all__ = ["BackgroundRecovery"]
 
@@ -57,8 +58,15 @@ class BackgroundRecovery:
         self._worker: _Worker | None = None
 
     def start(self) -> None:
-        """Begin, if there are journals that are not this process's own; a listing of one folder tells."""
-        paths = journals_in(store_folder_of(self._journal_dir, self._store_uri))
+        """Begin, if there are journals that are not this process's own; a listing of one folder tells.
+
+        A folder that can't be read is warned of: a program that only reads the store does without.
+        """
+        try:
+            paths = journals_in(store_folder_of(self._journal_dir, self._store_uri))
+        except JournalError as error:
+            logger.warning("whether earlier programs left something to deliver can't be told: %s", error)
+            return
         own = OwnerLock.of_this_process() if paths else set()
         if all(path / "lock" in own for path in paths):
             return
@@ -102,8 +110,7 @@ class BackgroundRecovery:
         return wanted or worker.end(timeout)
 
     def _run(self, worker: _Worker) -> None:
-        folder = store_folder_of(self._journal_dir, self._store_uri)
-        if all(OwnerLock.is_held(path / "lock") for path in journals_in(folder)):
+        if not some_are_free(self._journal_dir, self._store_uri):
             return
         backend = self._connect()
         try:

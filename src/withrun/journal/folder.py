@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from withrun.errors import JournalError
 from withrun.journal.disk import OwnerLock, make_private, store_key, unusable
 from withrun.journal.ledger import Ledger
 from withrun.journal.position import Acknowledged
@@ -45,11 +46,20 @@ def store_folder_of(journal_dir: Path, store_uri: str) -> Path:
 
 
 def journals_in(store_folder: Path) -> list[Path]:
-    """The journals of a store, oldest first, as far as their names tell; changes nothing."""
+    """The journals of a store, oldest first, as far as their names tell; changes nothing.
+
+    Raises:
+        JournalError: the folder can't be read.
+    """
     try:
         return [store_folder / name for name in sorted(filter(_NAME.fullmatch, os.listdir(store_folder)))]  # noqa: PTH208 - names are all that is needed
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise JournalError(
+            f"the journal folder {store_folder} can't be read ({error.strerror or error}): make it readable, "
+            "or set journal_dir to a folder that is"
+        ) from error
 
 
 class JournalFolder:
