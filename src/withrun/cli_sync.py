@@ -116,20 +116,22 @@ class _Store:
 
     def deliver(self) -> bool:
         """Deliver once, and print what was done; False if something is left or was refused."""
-        if self._is_empty():
+        complete = True
+        if self._some_are_free():
+            report = self._recover()
+            _tell(report, self.uri)
+            complete = not (report.left or report.refused)
+        elif not any(one.records for one in self.waiting()):
             self._say_nothing_waits()
-            self._show_others()
-            return True
-        report = self._recover()
-        _tell(report, self.uri)
-        held = [one for one in self.waiting() if one.alive and one.records]
-        for one in held:
-            click.echo(
-                f"left: {_count(one.records, 'record')} in {one.path}: a process that still runs has it, "
-                f"{_process(one)} or another sync"
-            )
+        for one in self.waiting():
+            if one.alive and one.records:
+                complete = False
+                click.echo(
+                    f"left: {_count(one.records, 'record')} in {one.path}, which {_process(one)}, or another "
+                    "sync, holds"
+                )
         self._show_others()
-        return not (report.left or report.refused or held)
+        return complete
 
     def watch(self) -> None:
         """Deliver whatever is free, again and again."""
@@ -137,7 +139,7 @@ class _Store:
         said = ""
         try:
             while True:
-                if not self._is_empty():
+                if self._some_are_free():
                     try:
                         report = self._recover()
                     except (ServerUnreachable, ServerError) as error:
@@ -153,10 +155,10 @@ class _Store:
         except KeyboardInterrupt:
             click.echo("ended; what is not delivered is kept")
 
-    def _is_empty(self) -> bool:
-        from withrun.journal.folder import journals_in, store_folder_of
+    def _some_are_free(self) -> bool:
+        from withrun.journal.recovery import some_are_free
 
-        return not journals_in(store_folder_of(self.journal_dir, self.uri))
+        return some_are_free(self.journal_dir, self.uri)
 
     def _recover(self) -> Recovered:
         from withrun.journal import recover
@@ -212,7 +214,7 @@ def _age(one: Waiting) -> str:
 
 def _process(one: Waiting) -> str:
     origin = one.origin
-    return f"PID {origin.pid} on {printable(origin.host)}" if origin else "its own"
+    return f"process {origin.pid} on {printable(origin.host)}" if origin else "its process"
 
 
 def _tell(report: Recovered, uri: str) -> None:

@@ -34,7 +34,7 @@ from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.spool import Spool
 
-__all__ = ["Recovered", "Waiting", "abandoned_by_store", "recover", "waiting"]
+__all__ = ["Recovered", "Waiting", "abandoned_by_store", "recover", "some_are_free", "waiting"]
 
 logger = logging.getLogger("withrun.journal")
 
@@ -90,6 +90,12 @@ def waiting(journal_dir: Path, store_uri: str) -> list[Waiting]:
         with contextlib.suppress(FileNotFoundError):  # delivered just now
             found.append(_look(path))
     return found
+
+
+def some_are_free(journal_dir: Path, store_uri: str) -> bool:
+    """Whether a store has a journal that nobody holds; changes nothing."""
+    paths = journals_in(store_folder_of(journal_dir, store_uri))
+    return not all(OwnerLock.is_held(path / "lock") for path in paths)
 
 
 def abandoned_by_store(journal_dir: Path) -> dict[str, list[Path]]:
