@@ -292,24 +292,6 @@ def test_sources_files_are_never_shared(cached: ArtifactService, run: Run, tmp_p
         assert cached.get(of_run(run, path)).read_text() == "1"
 
 
-def test_no_link_to_anothers_content(make: MakeService, run: Run, tmp_path: Path) -> None:
-    """A source is not replaced by a link to a copy that another publisher to the same place made."""
-    mine, other = tmp_path / "mine", tmp_path / "other"
-    mine.write_text("mine")
-    other.write_text("other")
-    cache = ArtifactCache(tmp_path / "cache")
-
-    class Overtaken(ArtifactCache):
-        def fill(self, key: Any, write: Any, *, since: int = 0) -> Path:
-            cache.fill(key, lambda part: part.write_text("other") and None, since=since)
-            return super().fill(key, write, since=since)
-
-    service = make(cache=Overtaken(tmp_path / "cache"))
-    service.log(run, mine, "x", allow_duplication=False, use_cache=True)
-    assert mine.read_text() == "mine"
-    assert not mine.is_symlink()
-
-
 # --- failures ---
 
 
