@@ -12,6 +12,7 @@ from tests.query.world import LONG_TEXTS, World
 from withrun.backend import FilterGrammar, Page
 from withrun.errors import InvalidArgument, OfflineError, ServerError
 from withrun.providers.mlflow.pushdown import MlflowPushDown
+from withrun.query.paging import PageSizes
 from withrun.query.plan import Plan, Search, make_plan
 from withrun.query.pushing import NoPushDown
 from withrun.query.search import Results
@@ -175,6 +176,29 @@ def test_a_limit_sizes_the_pages() -> None:
     source = Pages(100_000)
     assert len(list(Results(plan({"name": {"$ne": "n1"}}), lambda: source, limit=10))) == 10
     assert sum(source.asked) < 1000
+
+
+def test_pages_grow_with_what_the_store_gives() -> None:
+    """Pages grow to the largest where the store is quick, and shrink where answers would take too long."""
+    quick, slow = PageSizes(None, exact=True), PageSizes(None, exact=False)
+    asked = []
+    for _ in range(5):
+        asked.append(quick.take())
+        quick.came(asked[-1], 0.01)
+    assert asked == [200, 1000, 5000, 10_000, 10_000]
+    for records, seconds, expected in ((200, 0.5, 1000), (1000, 20.0, 500), (500, 600.0, 50), (0, 1.0, 50)):
+        slow.came(records, seconds)
+        assert slow.take() == expected
+
+
+def test_a_large_limit_is_fetched_in_pages() -> None:
+    """Where the store answers exactly, the pages add up to the limit, and none is fetched in vain."""
+    source = Pages(100_000)
+    assert len(list(Results(plan({"status": {"$ne": "x"}}), lambda: source, limit=4500))) == 4500
+    assert source.asked == [1000, 3500]
+    source = Pages(100_000, drift=5)  # what comes twice is made up for
+    found = list(Results(plan({"status": {"$ne": "x"}}), lambda: source, limit=4500))
+    assert [item["id"] for item in found] == [str(n) for n in range(4500)]
 
 
 def test_first_is_one_or_none() -> None:

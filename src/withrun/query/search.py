@@ -1,6 +1,6 @@
 """Carrying out a plan: pages fetched ahead, evaluated, merged, sorted if the store could not, streamed.
 
-Memory holds two pages of each search, and the IDs of what was found. Only a sorting that the store can't do
+Memory holds two pages of each search (`withrun.query.paging` sizes them), and the IDs of what was found. Only a sorting that the store can't do
 needs all matches at once, and with a limit just that many.
 
 The wiring is a `PageSource` for each search (`withrun.query.sources` has one for every backend):
@@ -14,7 +14,8 @@ return Results(plan, lambda: BackendSource(backend, "runs", build=entities_of_re
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from withrun.backend import Page
 from withrun.errors import InvalidArgument, MissingDependency, ServerError
 from withrun.query.documents import as_document, flat_row
+from withrun.query.paging import PageSizes
 from withrun.query.plan import Plan, Search
 from withrun.query.previews import Undecided
 from withrun.query.sorting import sort, sort_key
@@ -36,10 +38,6 @@ R = TypeVar("R")
 E = TypeVar("E")
 T = TypeVar("T")
 
-_FIRST_PAGE: Final = 200
-_LARGEST_PAGE: Final = 5_000
-"""Each page makes an SQL store sort and skip all matches again, so that small ones cost; this is ~20 MB."""
-_GROWTH: Final = 5
 _CONNECTIONS: Final = 4
 """Searches of one plan that are under way at once."""
 
@@ -59,8 +57,11 @@ class PageSource(Protocol[R, E]):
     def natural(self, record: R) -> Any:
         """The record's place in the order in which the store returns records when none is asked for."""
 
-    def entities(self, records: Sequence[R]) -> Sequence[E]:
-        """The entities of a page's records, one each; fetches what they have in common once."""
+    def entities(self, records: Sequence[R]) -> Iterable[E]:
+        """The entities of a page's records, one each; fetches what they have in common once.
+
+        Best made one by one as they are read: most are looked at and dropped.
+        """
 
     def complete(self, entity: E) -> E:
         """The entity of a match, with what was left out of those that are only looked at."""
@@ -87,13 +88,11 @@ def run_plan(plan: Plan, source: PageSource[R, E], limit: int | None = None) -> 
     if limit == 0:
         return
     sort_here = bool(plan.sorting) and not plan.sorted_by_store
-    sizes = _page_sizes(None if sort_here else limit, exact=plan.exact)
     pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="withrun-search")
     try:
-        # Where the first page is sized to hold all that is wanted, a second one would be fetched in vain.
-        ahead = sort_here or limit is None or not plan.exact
+        wanted = None if sort_here else limit
         streams = [
-            _Stream(plan, source, search, group, sizes, pool, ahead=ahead)
+            _Stream(plan, source, search, group, PageSizes(wanted, exact=plan.exact), pool)
             for search, group in source.split(plan)
         ]
         matches = _without_repeats(_merged(streams, plan))
@@ -114,10 +113,8 @@ class _Stream(Generic[R, E]):
         source: PageSource[R, E],
         search: Search,
         experiments: tuple[str, ...],
-        sizes: tuple[int, ...],
+        sizes: PageSizes,
         pool: ThreadPoolExecutor,
-        *,
-        ahead: bool,
     ) -> None:
         self.plan = plan
         self.source = source
@@ -125,31 +122,37 @@ class _Stream(Generic[R, E]):
         self.experiments = experiments
         self.sizes = sizes
         self.pool = pool
-        self.ahead = ahead
         self.place = sort_key(plan.sorting)
-        self.next_page = self._fetch(0, "")  # at once, so that all searches of a plan run side by side
+        self.next_page = self._fetch("")  # at once, so that all searches of a plan run side by side
 
-    def _fetch(self, number: int, token: str) -> Future[Page[R]]:
-        size = self.sizes[min(number, len(self.sizes) - 1)]
-        return self.pool.submit(self.source.page, self.search, self.experiments, size, token)
+    def _fetch(self, token: str) -> Future[tuple[Page[R], float]]:
+        return self.pool.submit(self._timed_page, self.sizes.take(), token)
+
+    def _timed_page(self, size: int, token: str) -> tuple[Page[R], float]:
+        start = time.monotonic()
+        page = self.source.page(self.search, self.experiments, size, token)
+        return page, time.monotonic() - start
 
     def __iter__(self) -> Iterator[_Found[E]]:
-        number, token = 0, ""
+        token = ""
         while True:
-            page = self.next_page.result()
+            page, seconds = self.next_page.result()
             if page.next_token and page.next_token == token:
                 raise ServerError(
                     f"the store gave the same page token twice in a search of {self.plan.kind}; "
                     "it would never end. Narrow the query, or ask the store's operator."
                 )
-            number, token = number + 1, page.next_token
-            if token and self.ahead:
-                self.next_page = self._fetch(number, token)
+            token = page.next_token
+            self.sizes.came(len(page.items), seconds)
+            ahead = bool(token) and not self.sizes.enough
+            if ahead:
+                self.next_page = self._fetch(token)
             yield from self._matches(page.items)
+            del page  # before waiting for the next one
             if not token:
                 return
-            if not self.ahead:
-                self.next_page = self._fetch(number, token)
+            if not ahead:
+                self.next_page = self._fetch(token)
 
     def _matches(self, records: Sequence[R]) -> Iterator[_Found[E]]:
         source = self.source
@@ -168,15 +171,6 @@ class _Stream(Generic[R, E]):
         matches = self.plan.matches
         found = matches is None or matches(document)
         return found, self.place(document) if found else ()
-
-
-def _page_sizes(limit: int | None, *, exact: bool) -> tuple[int, ...]:
-    """Sizes of the first pages; the last one holds for all further ones."""
-    size = _FIRST_PAGE if limit is None else limit if exact else max(4 * limit, 50)
-    sizes = [min(size, _LARGEST_PAGE)]
-    while sizes[-1] < _LARGEST_PAGE:
-        sizes.append(min(sizes[-1] * _GROWTH, _LARGEST_PAGE))
-    return tuple(sizes)
 
 
 def _merged(streams: Sequence[_Stream[R, E]], plan: Plan) -> Iterator[_Found[E]]:

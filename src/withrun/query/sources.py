@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
 from withrun.backend import Backend, ExperimentRecord, Page
@@ -41,7 +41,7 @@ class BackendSource(Generic[R, E]):
         self,
         backend: Backend,
         kind: Kind,
-        build: Callable[[Sequence[R]], Sequence[E]],
+        build: Callable[[Sequence[R]], Iterable[E]],
         *,
         experiment: Callable[[ExperimentRecord], Any] | None = None,
         complete: Callable[[E], E] | None = None,
@@ -107,7 +107,7 @@ class BackendSource(Generic[R, E]):
         """Where MLflow's default order puts the record."""
         return _NATURAL[self.kind](record)
 
-    def entities(self, records: Sequence[R]) -> Sequence[E]:
+    def entities(self, records: Sequence[R]) -> Iterable[E]:
         """The entities of a page."""
         return self._build(records)
 

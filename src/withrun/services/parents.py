@@ -53,9 +53,9 @@ class Parents:
             self._experiments[record.experiment_id] = known
         return known
 
-    def runs_of(self, records: Iterable[RunRecord]) -> list[Run]:
-        """The runs of a page; long values are left out."""
-        return [self._build.run(r, self._experiment(r.experiment_id), whole=False) for r in records]
+    def runs_of(self, records: Iterable[RunRecord]) -> Iterator[Run]:
+        """The runs of a page, each made when it is read; long values are left out."""
+        return (self._build.run(r, self._experiment(r.experiment_id), whole=False) for r in records)
 
     def models(self, names: Iterable[str]) -> dict[str, Model]:
         """Registered models by name.
@@ -96,7 +96,7 @@ class Parents:
             record = self._backend.get_run(run_id)
         except NotFound:
             return None
-        return self.runs_of([record])[0]
+        return next(self.runs_of([record]))
 
     def _search_runs(self, run_ids: list[str]) -> None:
         """Fetch runs by searching for their IDs; a search has to name experiments, so it names all."""
