@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import msgspec
+
 from withrun.errors import JournalError, OfflineError, Refused, ServerUnreachable, WithrunError
 from withrun.journal import (
     ArtifactIntent,
@@ -158,7 +160,8 @@ class WritePath:
             ServerUnreachable: no answer within `connect_timeout`, and no local run was asked for.
         """
         journal, policy = self.journal, self._settled_policy()
-        if policy.offline or not journal.delivers or self._is_local(intent):
+        wanted = self._with_server_ids(intent)
+        if policy.offline or not journal.delivers or wanted is None:
             journal.create_local_run(intent)
             return None
         may_be_local = must_start or policy.on_unreachable == "offline"
@@ -166,7 +169,7 @@ class WritePath:
             log = journal.create_local_run(intent)  # known to be away: why wait again
         else:
             log = journal.create_run(
-                intent,
+                wanted,
                 timeout=policy.connect_timeout,
                 on_unreachable="offline" if may_be_local else "raise",
             )
@@ -186,14 +189,20 @@ class WritePath:
             )
         self._told_of_local = log.record is None
 
-    def _is_local(self, intent: RunIntent) -> bool:
-        """Whether a run can't be on the server yet: its experiment or parent is not."""
-        journal = self.journal
-        parent_id = intent.tags.get(PARENT_TAG, "")
-        if looks_local(parent_id) and self._server_id(self.log_of(parent_id)) is None:
-            return True
-        exp_id = intent.experiment_id
-        return looks_local(exp_id) and journal.local_ids.resolve("experiment", exp_id) is None
+    def _with_server_ids(self, intent: RunIntent) -> RunIntent | None:
+        """A run to be created, with the server's IDs of what it refers to; None if it has not all of them."""
+        exp_id: str | None = intent.experiment_id
+        if looks_local(intent.experiment_id):
+            exp_id = self.journal.local_ids.resolve("experiment", intent.experiment_id)
+        parent_id = intent.tags.get(PARENT_TAG)
+        if parent_id is not None and looks_local(parent_id):
+            parent_id = self._server_id(self.log_of(parent_id))
+            if parent_id is None:
+                return None
+        if exp_id is None:
+            return None
+        tags = intent.tags if parent_id is None else {**intent.tags, PARENT_TAG: parent_id}
+        return msgspec.structs.replace(intent, experiment_id=exp_id, tags=tags)
 
     def log_of(self, run_id: str) -> RunLog:
         """Where to log to a run."""
@@ -339,18 +348,25 @@ class WritePath:
         """Wait until a read from the store shows what was logged here, to one run or to all.
 
         Raises:
-            ServerUnreachable: it can't be delivered within `connect_timeout`.
+            ServerUnreachable: the server is away for `connect_timeout`, or takes nothing for `exit_timeout`.
         """
         held, policy = self._lease, self._policy
         if held is None or policy is None or policy.offline:
             return
         journal = held.journal
+
+        def is_there(wait: Callable[..., bool]) -> bool:
+            if _is_there(wait, policy.connect_timeout):
+                return True
+            # Without trouble it is on its way: a large artifact, say.
+            return journal.trouble is None and wait(exit_timeout=policy.exit_timeout)
+
         if run_id is None:
-            if not _is_there(journal.flush, policy.connect_timeout):
+            if not is_there(journal.flush):
                 raise self._undelivered("what was logged")
             return
         log = journal.known(run_id)
-        if log is None or _is_there(log.wait, policy.connect_timeout):
+        if log is None or is_there(log.wait):
             return
         if log.server_id is not None:  # else it is read from the journal
             raise self._undelivered(f"what was logged to run {run_id}")
