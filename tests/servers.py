@@ -75,6 +75,7 @@ def mlflow_server(
     folder: Path,
     *,
     artifact_root: str | None = None,
+    destination: str | None = None,
     workers: int = 1,
     python: str = sys.executable,
     env: dict[str, str] | None = None,
@@ -86,6 +87,7 @@ def mlflow_server(
     Args:
         folder: holds the database, the log and, by default, the artifacts.
         artifact_root: URL that clients reach themselves (`s3://…`); None: proxied by the server.
+        destination: where a server that proxies artifacts keeps them; None: in `folder`.
         workers: server processes; 4 is what a stock server runs.
         python: interpreter whose MLflow serves, for other versions.
         env: further environment variables of the server.
@@ -97,7 +99,7 @@ def mlflow_server(
     if not database.exists() and artifact_root is None:
         shutil.copyfile(_database_template(python), database)
     port = port or free_port()
-    artifacts = artifact_root or str(folder / "artifacts")
+    artifacts = artifact_root or destination or str(folder / "artifacts")
     command = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     store = (folder / "mlruns").as_uri() if files else f"sqlite:///{database}"
     command += ["--workers", str(workers), "--backend-store-uri", store]
