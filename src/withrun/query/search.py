@@ -1,7 +1,7 @@
 """Carrying out a plan: pages fetched ahead, evaluated, merged, sorted if the store could not, streamed.
 
-Memory holds two pages of each search (`withrun.query.paging` sizes them), and the IDs of what was found. Only a sorting that the store can't do
-needs all matches at once, and with a limit just that many.
+Memory holds two pages of each search (`withrun.query.paging` sizes them), and the IDs of what was found. Only
+a sorting that the store can't do needs all matches at once, and with a limit just that many.
 
 The wiring is a `PageSource` for each search (`withrun.query.sources` has one for every backend):
 
