@@ -101,8 +101,12 @@ def some_are_free(journal_dir: Path, store_uri: str) -> bool:
 def abandoned_by_store(journal_dir: Path) -> dict[str, list[Path]]:
     """The journals in a folder that nobody holds, by the URIs of their stores; changes nothing."""
     found: dict[str, list[Path]] = {}
-    for store_folder in sorted(journal_dir.iterdir()) if journal_dir.is_dir() else ():
-        for path in journals_in(store_folder) if store_folder.is_dir() else ():
+    try:
+        store_folders = sorted(journal_dir.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for store_folder in store_folders:
+        for path in journals_in(store_folder):
             origin = JournalFolder.origin_of(path)
             if origin is not None and not OwnerLock.is_held(path / "lock"):
                 found.setdefault(origin.store_uri, []).append(path)
