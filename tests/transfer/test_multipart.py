@@ -9,10 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from tests.cache.proxy import relay
 from tests.s3 import s3_server
 from tests.servers import MlflowServer, mlflow_server
+
 from withrun.transfer.file_transfer import FileTransfer
 
 pytest.importorskip("boto3", reason="the server signs URLs with it")
@@ -63,7 +63,7 @@ def test_parts_go_to_the_storage(
     part: int,
     size: int,
 ) -> None:
-    """A large file arrives whole, in parts that don't pass through the server, and is read back through it."""
+    """A large file arrives whole, in parts that don't pass through the server, and is read back by it."""
     monkeypatch.setattr("withrun.transfer.multipart.THRESHOLD", threshold)
     monkeypatch.setattr("withrun.transfer.multipart.PART", part)
     running, bucket = server

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -93,7 +91,7 @@ class FileTransfer(BaseModel):
         """
         source, url = Path(source), self.mapped(url)
         path = local_path(url)
-        with self._bar(f"Uploading {source.name}") as bar:
+        with Bar(f"Uploading {source.name}", enabled=self.prog_bar) as bar:
             if path is not None:
                 local.push(source, path, bar)
             elif is_proxied(url):
@@ -125,7 +123,7 @@ class FileTransfer(BaseModel):
         """
         target, url = Path(target), self.mapped(url)
         path = local_path(url)
-        with self._bar(f"Downloading {target.name}") as bar:
+        with Bar(f"Downloading {target.name}", enabled=self.prog_bar) as bar:
             if path is not None:
                 local.pull(path, target, bar)
             elif is_proxied(url):
@@ -167,11 +165,6 @@ class FileTransfer(BaseModel):
             if re.match(pattern, url):
                 return with_scheme(url, replacement)
         return url
-
-    @contextmanager
-    def _bar(self, title: str) -> Iterator[Bar]:
-        with Bar(title, enabled=self.prog_bar) as bar:
-            yield bar
 
     def _cloud_tool(self) -> cloud.CloudTool:
         if _is_built_in(self.tool):

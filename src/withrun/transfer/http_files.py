@@ -99,7 +99,12 @@ def upload(
     def attempt() -> None:
         content = FileContent(file, 0, size, check, advance)
         request = http.build_request(
-            "PUT", _file_url(path), content=content, headers=headers, timeout=timeout
+            "PUT",
+            _file_url(path),
+            content=content,
+            headers=headers,
+            timeout=timeout,
+            extensions={"check": check},
         )
         with content:
             send(http, request, f"upload {str(file)!r} to {path!r}")
@@ -137,7 +142,11 @@ def download(
                 partial.finish(0, None)
                 return
             request = http.build_request(
-                "GET", _file_url(path), headers=partial.range_headers(size), timeout=_patient(http, read=120)
+                "GET",
+                _file_url(path),
+                headers=partial.range_headers(size),
+                timeout=_patient(http, read=120),
+                extensions={"check": check},
             )
             answer = send(http, request, f"download {path!r}", stream=True, ok=(200, 206, 416))
             with contextlib.closing(answer):

@@ -135,7 +135,9 @@ def _put_part(
     def attempt() -> str:
         content = FileContent(file, start, size, check, advance)
         headers = {**credential.headers, "Content-Length": str(size)}
-        request = storage.build_request("PUT", credential.url, content=content, headers=headers)
+        request = storage.build_request(
+            "PUT", credential.url, content=content, headers=headers, extensions={"check": check}
+        )
         with content:
             what = f"upload part {credential.part_number} of {str(file)!r} to the storage"
             return str(send(storage, request, what).headers.get("etag", ""))

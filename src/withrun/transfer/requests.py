@@ -54,7 +54,7 @@ def request_json(
     """Make a small request, with retries, and return the body of its answer."""
 
     def attempt() -> bytes:
-        request = http.build_request(method, url, params=params, json=json)
+        request = http.build_request(method, url, params=params, json=json, extensions={"check": check})
         answer = send(http, request, what)
         return answer.content
 

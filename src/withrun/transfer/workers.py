@@ -16,7 +16,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Check = Callable[[], None]
-"""Raises in a worker whose siblings have failed or were interrupted; called between chunks."""
+"""Raises in a worker whose siblings have failed or were interrupted; called between chunks.
+
+Requests carry it as their extension `check`: the provider's client calls it while it waits for a server.
+"""
 
 
 class _Stopped(BaseException):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import select
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import httpcore
 import httpx
@@ -17,6 +20,9 @@ __all__ = ["Transport"]
 
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Linux alone has the flag; elsewhere acknowledgements are left to the system."""
+
+_SLICE = 0.25
+"""Seconds of waiting after which it is asked whether to go on."""
 
 _MAX_CONNECTIONS = 32
 _KEEP_ALIVE = 4.0
@@ -33,12 +39,17 @@ class Transport(httpx.BaseTransport):
         ssl_context: for `https://` servers.
         proxy: URL of the proxy to go through, with its credentials; None connects straight.
         quick_ack: whether to acknowledge at once, where the platform can; False is for measurements.
+
+    A request whose extensions hold a function `check` is given up soon after that raises, also while nothing
+    comes from the server.
     """
 
     def __init__(
         self, ssl_context: ssl.SSLContext | None, *, proxy: str | None = None, quick_ack: bool = True
     ) -> None:
-        self._pool = _make_pool(ssl_context, proxy, _Network(quick_ack=quick_ack))
+        self._patience = _Patience()
+        network = _Network(quick_ack=quick_ack, patience=self._patience)
+        self._pool = _make_pool(ssl_context, proxy, network)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; raises httpx's exceptions."""
@@ -55,12 +66,14 @@ class Transport(httpx.BaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        with _as_httpx_errors():
+        check = request.extensions.get("check")
+        with _as_httpx_errors(), self._patience.until(check):
             response = self._pool.handle_request(core_request)
+        assert isinstance(response.stream, Iterable)  # noqa: S101 - a synchronous pool's streams are
         return httpx.Response(
             response.status,
             headers=response.headers,
-            stream=_Body(response.stream),  # type: ignore[arg-type] # a synchronous pool's streams are iterable
+            stream=_Body(response.stream, self._patience, check),
             extensions=response.extensions,
         )
 
@@ -115,11 +128,37 @@ def _make_pool(
     )
 
 
+class _Patience(threading.local):
+    """What ends a thread's waiting for a server."""
+
+    check: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def until(self, check: Callable[[], None] | None) -> Iterator[None]:
+        """Within the block, wait until `check` raises."""
+        before, self.check = self.check, check
+        try:
+            yield
+        finally:
+            self.check = before
+
+    def wait(self, connection: socket.socket, timeout: float | None) -> None:
+        """Wait until there is something to read, or the time is over; raises what `check` does."""
+        if self.check is None or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+            return
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        ready = select.poll()
+        ready.register(connection, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0 and not ready.poll(min(left, _SLICE) * 1000):
+            self.check()
+
+
 class _Network(httpcore.SyncBackend):
     """Connects without delaying small packets, within one time limit for all addresses of a name."""
 
-    def __init__(self, *, quick_ack: bool) -> None:
+    def __init__(self, *, quick_ack: bool, patience: _Patience) -> None:
         self._quick_ack = quick_ack and _QUICK_ACK is not None
+        self._patience = patience
 
     def connect_tcp(
         self,
@@ -144,21 +183,26 @@ class _Network(httpcore.SyncBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
             else:
-                return _QuickStream(stream) if self._quick_ack else stream
+                return _Stream(stream, self._patience, quick_ack=self._quick_ack)
         raise failure
 
 
-class _QuickStream(httpcore.NetworkStream):
-    """A connection that acknowledges at once; the flag doesn't stick, so it is set before each read."""
+class _Stream(httpcore.NetworkStream):
+    """A connection that acknowledges at once, and whose reader can be called off."""
 
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: httpcore.NetworkStream, patience: _Patience, *, quick_ack: bool) -> None:
+        self._stream, self._patience, self._quick_ack = stream, patience, quick_ack
         self._socket: socket.socket = stream.get_extra_info("socket")
+        # Of TLS within TLS nobody can tell from outside whether there is something to read.
+        self._can_wait = isinstance(stream.get_extra_info("ssl_object"), (ssl.SSLSocket, type(None)))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        # A socket that is already dead refuses the option; the read itself then says what is wrong.
-        with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK or 0, 1)
+        if self._quick_ack:
+            # The flag doesn't stick. A dead socket refuses it; the read itself then says what is wrong.
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK or 0, 1)
+        if self._can_wait:
+            self._patience.wait(self._socket, timeout)
         return self._stream.read(max_bytes, timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -170,19 +214,28 @@ class _QuickStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _QuickStream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+        inner = self._stream.start_tls(ssl_context, server_hostname, timeout)
+        return _Stream(inner, self._patience, quick_ack=self._quick_ack)
 
     def get_extra_info(self, info: str) -> object:
         return self._stream.get_extra_info(info)
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, stream: Iterable[bytes]) -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: Iterable[bytes], patience: _Patience, check: Callable[[], None] | None
+    ) -> None:
+        self._stream, self._patience, self._check = stream, patience, check
 
     def __iter__(self) -> Iterator[bytes]:
-        with _as_httpx_errors():
-            yield from self._stream
+        pieces = iter(self._stream)
+        while True:
+            # Around each read, and not around what a caller does with a piece.
+            with _as_httpx_errors(), self._patience.until(self._check):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
     def close(self) -> None:
         close = getattr(self._stream, "close", None)
