@@ -55,8 +55,9 @@ class RunView:
     def point(self, key: str, value: float, timestamp: int, step: int) -> None:
         """Take a point of a metric."""
         last = self.metrics.get(key)
-        point = Metric(key, value, timestamp, step)
-        if last is None or is_later(point, last):
+        if last is None or step > last.step:
+            self.metrics[key] = Metric(key, value, timestamp, step)
+        elif step == last.step and is_later(point := Metric(key, value, timestamp, step), last):
             self.metrics[key] = point
 
 
@@ -106,9 +107,10 @@ class JournalView:
                     record = decode(payload)
                     if record[0] == metric:
                         # Nearly all records are single points.
-                        run = local.get(record[1])
+                        _, no, key, value, timestamp, step = record
+                        run = local.get(no)
                         if run is not None:
-                            run.point(*record[2:])
+                            run.point(key, value, timestamp, step)
                     else:
                         self._take(record)
                 except _MAKES_NO_SENSE as error:  # noqa: PERF203 - free where it works
