@@ -56,9 +56,13 @@ class Publication:
 
     def __enter__(self) -> Publication:
         if self._copy is not None:
-            self._begin(self._copy)
+            with contextlib.suppress(OSError):  # where this fails, so does the copy, and says so
+                # Others who publish there are to see that this one does.
+                (self._cache.artifacts / self._key.owner).mkdir(parents=True, exist_ok=True)
         # Before, so that a process that dies half-way leaves no copy that is no longer true.
         self._cache.forget(self._key, by=self._by)
+        if self._copy is not None:
+            self._begin(self._copy)
         return self
 
     def __exit__(
@@ -71,8 +75,6 @@ class Publication:
 
     def _begin(self, copy: Copy) -> None:
         try:
-            # Others who publish there are to see that this one does.
-            (self._cache.artifacts / self._key.owner).mkdir(parents=True, exist_ok=True)
             (self._home / "content").mkdir(parents=True)
             self._stack.callback(shutil.rmtree, self._home, ignore_errors=True)
             self._stack.enter_context(reading(self._home))

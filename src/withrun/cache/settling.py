@@ -115,7 +115,7 @@ def settle_later(version: Path) -> None:
 
 
 def let_go(version: Path) -> bool:
-    """Stop settling a version, so that it can be removed; tells whether this process would have settled it."""
+    """Stop settling a version, so that it can be removed; tells whether this process was to settle it."""
     return _worker.drop(version)
 
 

@@ -23,10 +23,13 @@ from withrun.errors import (
     OfflineError,
 )
 from withrun.schema import Run
-from withrun.services import source as sources
+from withrun.services.choices import choose
+from withrun.services.dumps import clean_dumps, dumped
+from withrun.services.local_files import replicate
 from withrun.services.location import Location, of_run, of_run_id, of_version
 from withrun.services.placing import place
 from withrun.services.publishing import Publisher, pull
+from withrun.services.source import path_of, target_path
 from withrun.transfer.urls import local_path
 
 if TYPE_CHECKING:
@@ -116,8 +119,8 @@ class ArtifactService:
             FailedToPublishArtifact: names the source, or what the dumper wrote, which is kept.
             OfflineError: the API is offline.
         """
-        path = sources.path_of(source)
-        where = of_run(run, "" if at_root else sources.target_path(path, path_in_run))
+        path = path_of(source)
+        where = of_run(run, "" if at_root else target_path(path, path_in_run))
         spool = self._spool(run.id)
         if spool is not None:
             where = of_run_id(run.id, str(spool.folder), where.path)
@@ -128,7 +131,7 @@ class ArtifactService:
                 f"Can't publish {where}: this API is offline, and the run was started on the server. Use an "
                 "API that is not, or a run that is started offline."
             )
-        choices = sources.choose(
+        choices = choose(
             dumper=path is None,
             # What waits in a spool is to go elsewhere: nothing may link to it.
             local=where.is_local and spool is None,
@@ -140,7 +143,7 @@ class ArtifactService:
         )
         publisher = Publisher(self._transfer, self._cache, self._client(where), where, choices)
         if callable(source):
-            with sources.dumped(source, where.key.name, self._temp) as written:
+            with dumped(source, where.key.name, self._temp) as written:
                 publisher.publish(written, register)
         elif path is not None:
             publisher.publish(path, register)
@@ -216,7 +219,7 @@ class ArtifactService:
         since = time.time_ns()
         with self._held(where) as path:
             return ArtifactCache(goal, portable=True).fill(
-                where.key, lambda part: sources.replicate(path, part), since=since
+                where.key, lambda part: replicate(path, part), since=since
             )
 
     def list(self, where: Location) -> list[ObjMeta] | ObjMeta:
@@ -268,7 +271,7 @@ class ArtifactService:
 
     def clean_temp(self) -> None:
         """Remove what dumpers wrote and was not published, unless it is being written just now."""
-        sources.clean_dumps(self._temp)
+        clean_dumps(self._temp)
 
     # --- within ---
 
@@ -328,5 +331,5 @@ class ArtifactService:
 
 
 def _copy_protected(source: Path, target: Path) -> None:
-    sources.replicate(source, target)
+    replicate(source, target)
     protect(target)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from withrun.cache.lending import beside
 from withrun.errors import InvalidArgument, TargetExists, TransferError
-from withrun.services.source import delete
+from withrun.services.local_files import delete
 
 __all__ = ["place"]
 

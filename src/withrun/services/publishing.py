@@ -21,9 +21,11 @@ from withrun.errors import (
     InvalidArgument,
     TransferError,
 )
-from withrun.services import source as sources
+from withrun.services.choices import Choices
+from withrun.services.local_files import replicate
 from withrun.services.location import Location
-from withrun.services.source import Choices, Snapshot
+from withrun.services.notes import add_note
+from withrun.services.source import Snapshot, remove
 from withrun.transfer.urls import redact
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ class Publisher:
                     source=source,
                 ) from error
             except BaseException as error:
-                sources.add_note(
+                add_note(
                     error, f"Publishing {str(source)!r} to {self.where} was interrupted; the source is kept."
                 )
                 raise
@@ -100,7 +102,7 @@ class Publisher:
             return
         # Never as another name of the same file: the source, or what a link in it leads to, is the user's to
         # write to, and a copy is not.
-        copy = partial(sources.replicate, snapshot.source) if self.choices.use_cache else None
+        copy = partial(replicate, snapshot.source) if self.choices.use_cache else None
         with Publication(self.cache, self.where.key, copy) as publication:
             yield publication
 
@@ -127,7 +129,7 @@ class Publisher:
                 source=source,
             ) from error
         except BaseException as error:
-            sources.add_note(
+            add_note(
                 error, f"{self.where} was published, and perhaps not registered; {str(source)!r} is kept."
             )
             raise
@@ -158,14 +160,14 @@ class Publisher:
                 self._link(snapshot, copy)
             elif not self.choices.keep:
                 missed = "its source could not be removed"
-                sources.remove(snapshot)
+                remove(snapshot)
         except Exception as error:
             raise CacheError(
                 f"{self.where} was published, but {missed}. {error}\n"
                 f"Publishing it again is not needed. {_kept(source)}"
             ) from error
         except BaseException as error:
-            sources.add_note(error, f"{self.where} was published before this. {_kept(source)}")
+            add_note(error, f"{self.where} was published before this. {_kept(source)}")
             raise
 
     def _link(self, snapshot: Snapshot, copy: Path | None) -> None:
