@@ -219,3 +219,39 @@ def recover(open_api: MakeApi, server: MlflowServer, folder: Path) -> None:
     with open_api(server.url, journal_dir=folder / "journal") as api:
         api.flush(120)
     assert journals(folder / "journal") == []
+
+
+LOCALLY = """
+def dying(name):
+    original = getattr({owner}, name)
+    def call(self, *args):
+        if {before}:
+            os.kill(os.getpid(), 9)
+        original(self, *args)
+        os.kill(os.getpid(), 9)
+    setattr({owner}, name, call)
+dying({name!r})
+api.start_run(api.get_or_create_exp(os.environ["EXPERIMENT_NAME"]), tags={{"who": "it"}})
+"""
+
+PLACES = {
+    "before the ledger knows it": ("Ledger", "own", True),
+    "before its record": ("RunLog", "create", True),
+    "behind its record": ("RunLog", "create", False),
+}
+
+
+@pytest.mark.parametrize("place", list(PLACES))
+def test_killed_while_a_run_starts_locally(
+    place: str, server: MlflowServer, open_api: MakeApi, client: Any, exp_id: str, tmp_path: Path
+) -> None:
+    """Killed just before or behind the record that starts it, a local run is nowhere left RUNNING."""
+    owner, name, before = PLACES[place]
+    code = "from withrun.journal.ledger import Ledger\nfrom withrun.journal import RunLog\n"
+    code += LOCALLY.format(owner=owner, name=name, before=before)
+    env = {"EXPERIMENT_NAME": client.get_experiment(exp_id).name}
+    killed = program.start(code, server.url, "", tmp_path / "journal", env=env, offline_mode=True)
+    assert killed.finish()[0] == -9
+    recover(open_api, server, tmp_path)
+    found = [run.info.status for run in client.search_runs([exp_id])]
+    assert found == (["FAILED"] if place == "behind its record" else [])

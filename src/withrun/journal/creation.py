@@ -88,15 +88,21 @@ class RunCreation:
             raise
 
 
-def settle_intents(backend: Backend, ledger: Ledger, *, abandoned: bool) -> None:
+def settle_intents(backend: Backend, ledger: Ledger, *, abandoned: bool, delivered: bool = False) -> None:
     """Find out what became of runs whose creation was sent and never answered.
 
     One that was withdrawn is deleted if the server has it: its caller was told that it did not start. With
     the process gone (`abandoned`), any other is bound and owned, so that it is ended like the process's other
     runs.
+
+    Args:
+        backend: the store.
+        ledger: what is known of them.
+        abandoned: the process is gone.
+        delivered: all of the journal has been.
     """
     for uid, experiment_id in list(ledger.intents.items()):
-        if uid in ledger.local:
+        if uid in ledger.local and not delivered:
             continue  # its CREATE record is still to be delivered, and looks for the uid itself
         if uid in ledger.withdrawn:
             run = _found(backend, experiment_id, uid)

@@ -265,6 +265,10 @@ class _Recovery:
         finally:
             reader.close()
             self._report.damaged += reader.damaged
+        # Killed before it could journal the CREATE record of a run that was to start locally after all.
+        self._retry.call(
+            lambda: settle_intents(self._backend, self._folder.ledger, abandoned=True, delivered=True)
+        )
         for run in list(self._folder.ledger.owned):
             self._end(run)
         for uid, run_id in self._folder.ledger.bound.items():
