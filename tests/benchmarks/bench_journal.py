@@ -1,4 +1,4 @@
-"""What delivery through the journal costs, beside bare calls of `log_batch` with 1,000 metrics each."""
+"""From the first call until the store has the last value, beside bare calls of `log_batch`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric as MlflowMetric
 
+import withrun
+from tests.benchmarks.bench_logging import buffering
 from tests.benchmarks.harness import Benchmark, Contender
 from tests.servers import mlflow_server
 from withrun.backend import Backend, Metric
-from withrun.journal import Journal, RunIntent
+from withrun.journal import Journal
 from withrun.providers.mlflow.rest import RestBackend
 from withrun.providers.mlflow.settings import ClientSettings
 from withrun.providers.mlflow.store import StoreBackend
 
 POINTS = 20_000
+FEW = 200
+"""Points for those who send each by itself."""
+
 BATCH = 1_000
 
 
@@ -42,28 +48,27 @@ def prepared(folder: Path) -> Iterator[list[Benchmark]]:
 def _on(
     store: str, uri: str, connect: Callable[[], Backend], folder: Path, open_now: contextlib.ExitStack
 ) -> list[Benchmark]:
+    """Seconds a metric from the first call until the store has the last."""
     backend = connect()
     client = MlflowClient(uri)
-    journal = Journal(folder / "journal", uri, connect=connect)
     open_now.callback(backend.close)
-    open_now.callback(journal.close)
+    api = open_now.enter_context(withrun.get_api(conf={"tracking_uri": uri, "cache_dir": folder / "cache"}))
+    exp = api.get_exp("0")
 
     def journaled() -> list[float]:
-        """Seconds a metric from the first call until the store has the last."""
-        log = journal.create_run(RunIntent(uuid.uuid4().hex, "0", "bench", 1))
-        start = time.perf_counter()
-        for step in range(POINTS):
-            log.metric("loss", step / 7, 1_700_000_000_000 + step, step)
-        if not log.wait():
-            raise RuntimeError("the journal did not deliver")
-        return [(time.perf_counter() - start) / POINTS]
+        with api.start_run(exp) as run:
+            start = time.perf_counter()
+            for step in range(POINTS):
+                run.log_metric("loss", step / 7, step)
+            run.flush()
+            return [(time.perf_counter() - start) / POINTS]
 
-    def bare(send: Callable[[str, list[int]], object]) -> list[float]:
+    def bare(send: Callable[[str, list[int]], object], points: int = POINTS) -> list[float]:
         run_id = client.create_run("0").info.run_id
         start = time.perf_counter()
-        for first in range(0, POINTS, BATCH):
-            send(run_id, list(range(first, first + BATCH)))
-        return [(time.perf_counter() - start) / POINTS]
+        for first in range(0, points, BATCH):
+            send(run_id, list(range(first, min(first + BATCH, points))))
+        return [(time.perf_counter() - start) / points]
 
     def by_backend(run_id: str, steps: list[int]) -> None:
         points = tuple(Metric("loss", step / 7, 1_700_000_000_000 + step, step) for step in steps)
@@ -73,18 +78,40 @@ def _on(
         points = [MlflowMetric("loss", step / 7, 1_700_000_000_000 + step, step) for step in steps]
         client.log_batch(run_id, metrics=points)
 
+    def one_by_one(run_id: str, steps: list[int]) -> None:
+        for step in steps:
+            client.log_metric(run_id, "loss", step / 7, 1_700_000_000_000 + step, step)
+
+    def asynchronous(run_id: str, steps: list[int]) -> None:
+        pending: list[Any] = [
+            client.log_metric(run_id, "loss", step / 7, 1_700_000_000_000 + step, step, synchronous=False)
+            for step in steps
+        ]
+        for operation in pending:
+            operation.wait()
+
+    def buffered() -> list[float]:
+        with buffering(1):
+            run_id = client.create_run("0").info.run_id
+            start = time.perf_counter()
+            asynchronous(run_id, list(range(POINTS)))
+            return [(time.perf_counter() - start) / POINTS]
+
     def own_time() -> list[float]:
         """Seconds of CPU a metric that delivery takes beside the backend's own call."""
         return [_drain_cpu(folder / f"cpu-{uuid.uuid4().hex}")]
 
     jobs = [
         Benchmark(
-            f"metrics until delivered, {store}",
+            f"metrics until the store has them, by metric, {store}",
             "us",
             [
-                Contender("journal", journaled),
-                Contender("Backend.log_batch of 1,000", lambda: bare(by_backend)),
+                Contender("run.log_metric, flush", journaled),
+                Contender("floor: Backend.log_batch of 1,000", lambda: bare(by_backend)),
                 Contender("MlflowClient.log_batch of 1,000", lambda: bare(by_client)),
+                Contender("mlflow, asynchronous, 1 s buffered", buffered),
+                Contender("mlflow, asynchronous", lambda: bare(asynchronous, FEW)),
+                Contender("mlflow, synchronous", lambda: bare(one_by_one, FEW)),
             ],
         )
     ]

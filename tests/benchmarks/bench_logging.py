@@ -1,12 +1,21 @@
-"""What a caller waits for when it logs, on an embedded store and on a server."""
+"""What a caller waits for when it logs, while what was logged before is being delivered.
+
+Every contender that hands its values to a thread is measured while that thread works: it gets a backlog
+first, and a little work of the caller's own, as a training loop has, lies between the calls.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
@@ -14,40 +23,66 @@ import withrun
 from tests.benchmarks.harness import Benchmark, Contender, each
 from tests.servers import mlflow_server
 
-CALLS = 40
-BATCH = 1000
+CALLS = 5_000
+BACKLOG = 10_000
+SLOW_CALLS = 25
+"""Calls to those that take milliseconds."""
+
+BATCH = 1_000
+WORK = 20e-6
+"""Seconds of the caller's own work between two calls."""
 
 
 @contextlib.contextmanager
 def prepared(folder: Path) -> Iterator[list[Benchmark]]:
-    with mlflow_server(folder / "server") as server:
+    with mlflow_server(folder / "server") as server, contextlib.ExitStack() as open_now:
         yield [
-            *_on("sqlite", f"sqlite:///{folder}/embedded.db", folder),
-            *_on("1-worker server", server.url, folder),
+            *_on("sqlite", f"sqlite:///{folder}/embedded.db", folder, open_now),
+            *_on("1-worker server", server.url, folder, open_now),
         ]
 
 
-def _on(store: str, uri: str, folder: Path) -> list[Benchmark]:
-    conf = {"tracking_uri": uri, "cache_dir": folder / "cache"}
-    api = withrun.get_api(conf=conf)
+def _on(store: str, uri: str, folder: Path, open_now: contextlib.ExitStack) -> list[Benchmark]:
+    api = open_now.enter_context(withrun.get_api(conf={"tracking_uri": uri, "cache_dir": folder / "cache"}))
     exp = api.get_or_create_exp("bench")
     client = MlflowClient(uri)
 
-    def ours(call: Callable[[withrun.RunApi, int], object], calls: int = CALLS) -> list[float]:
+    def ours(
+        call: Callable[[withrun.RunApi, int], object],
+        calls: int = CALLS,
+        backlog: Callable[[withrun.RunApi], object] = lambda _: None,
+    ) -> list[float]:
         with api.start_run(exp) as run:
-            return each(calls, lambda number: call(run, number))
+            call(run, 0)
+            backlog(run)
+            return each(calls, lambda number: call(run, number), work=WORK)
 
-    def theirs(call: Callable[[str, int], object], calls: int = CALLS) -> list[float]:
+    def fill(run: withrun.RunApi) -> None:
+        for step in range(BACKLOG):
+            run.log_metric("before", 0.5, step)
+
+    def theirs(call: Callable[[str, int], object], calls: int = SLOW_CALLS) -> list[float]:
         run_id = client.create_run(exp.id).info.run_id
         taken = each(calls, lambda number: call(run_id, number))
         client.set_terminated(run_id)
         return taken
 
+    def asynchronous(buffering: int | None, calls: int) -> list[float]:
+        run_id = client.create_run(exp.id).info.run_id
+        pending: list[Any] = []
+
+        def call(step: int) -> None:
+            pending.append(client.log_metric(run_id, "loss", 0.5, step=step, synchronous=False))
+
+        with buffering(buffering):
+            taken = each(calls, call, work=WORK)
+            for operation in pending:
+                operation.wait()
+        client.set_terminated(run_id)
+        return taken
+
     def metric(run_id: str, step: int) -> None:
         client.log_metric(run_id, "loss", 0.5, step=step)
-
-    def one_batch(run_id: str, step: int) -> None:
-        client.log_batch(run_id, metrics=[Metric("loss", 0.5, 1, step)])
 
     def params(run_id: str, number: int) -> None:
         client.log_batch(run_id, params=[Param(f"p{number}.{i}", str(i)) for i in range(20)])
@@ -58,19 +93,23 @@ def _on(store: str, uri: str, folder: Path) -> list[Benchmark]:
     values: dict[str, Any] = {f"m{i}": 0.5 for i in range(BATCH)}
     return [
         Benchmark(
-            f"one metric a call, {store}",
+            f"one metric a call, while the drain works, {store}",
             "us",
             [
                 Contender(
-                    "run.log_metric", lambda: ours(lambda run, step: run.log_metric("loss", 0.5, step))
+                    "run.log_metric",
+                    lambda: ours(lambda run, step: run.log_metric("loss", 0.5, step), CALLS, fill),
                 ),
                 Contender(
                     "withrun.log_metric",
-                    lambda: ours(lambda run, step: withrun.log_metric("loss", 0.5, step)),
+                    lambda: ours(lambda _, step: withrun.log_metric("loss", 0.5, step), CALLS, fill),
                 ),
-                Contender("MlflowClient.log_metric", lambda: theirs(metric)),
-                Contender("MlflowClient.log_batch of 1", lambda: theirs(one_batch)),
+                Contender("mlflow, synchronous", lambda: theirs(metric)),
+                Contender("mlflow, asynchronous", lambda: asynchronous(None, 400)),
+                Contender("mlflow, asynchronous, 1 s buffered", lambda: asynchronous(1, 2_000)),
+                Contender("floor: encode, copy into a memory map", lambda: _floor(folder)),
             ],
+            rounds=3,
         ),
         Benchmark(
             f"20 params a call, {store}",
@@ -78,10 +117,13 @@ def _on(store: str, uri: str, folder: Path) -> list[Benchmark]:
             [
                 Contender(
                     "run.log_params",
-                    lambda: ours(lambda run, n: run.log_params({f"p{n}": {str(i): i for i in range(20)}})),
+                    lambda: ours(
+                        lambda run, n: run.log_params({f"p{n}": {str(i): i for i in range(20)}}), SLOW_CALLS
+                    ),
                 ),
                 Contender("MlflowClient.log_batch", lambda: theirs(params)),
             ],
+            rounds=3,
         ),
         Benchmark(
             f"{BATCH} metrics a call, {store}",
@@ -95,3 +137,29 @@ def _on(store: str, uri: str, folder: Path) -> list[Benchmark]:
             rounds=3,
         ),
     ]
+
+
+@contextlib.contextmanager
+def buffering(seconds: int | None) -> Iterator[None]:
+    """Set MLflow's own switch for a while."""
+    name = "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS"
+    if seconds is not None:
+        os.environ[name] = str(seconds)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+def _floor(folder: Path) -> list[float]:
+    """The least that keeps a point through kill -9 without a system call, and nothing delivers it."""
+    encode, crc32, now = msgspec.msgpack.Encoder().encode, zlib.crc32, time.time
+    with (folder / "floor").open("w+b") as file:
+        file.truncate(1 << 24)
+        with mmap.mmap(file.fileno(), 1 << 24) as mapped:
+
+            def call(step: int) -> None:
+                payload = encode((1, 1, "loss", 0.5, int(now() * 1000), step))
+                mapped.write(crc32(payload).to_bytes(8, "little") + payload)
+
+            return each(CALLS, call, work=WORK)

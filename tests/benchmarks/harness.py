@@ -57,17 +57,19 @@ def measure(benchmark: Benchmark) -> dict[str, list[float]]:
 
 
 def report(benchmark: Benchmark, taken: dict[str, list[float]], console: Console) -> None:
-    """Print medians and 99th percentiles, and how often withrun's median goes into each."""
+    """Print medians, 99th percentiles and maxima, and how often withrun's median goes into each."""
     scale = SCALES[benchmark.unit]
     ours = statistics.median(taken[benchmark.contenders[0].name])
     table = Table(title=benchmark.title, title_justify="left")
     table.add_column("contender")
-    for column in (f"median {benchmark.unit}", f"p99 {benchmark.unit}", "x withrun", "n"):
+    unit = benchmark.unit
+    for column in (f"median {unit}", f"p99 {unit}", f"max {unit}", "x withrun", "n"):
         table.add_column(column, justify="right")
     for name, values in taken.items():
         median = statistics.median(values)
         factor = f"{median / ours:.2f}" if ours else "-"
-        table.add_row(name, _number(median * scale), _number(p99(values) * scale), factor, str(len(values)))
+        figures = (_number(figure * scale) for figure in (median, p99(values), max(values)))
+        table.add_row(name, *figures, factor, str(len(values)))
     console.print(table)
 
 
@@ -88,13 +90,25 @@ def machine() -> str:
     )
 
 
-def each(calls: int, call: Callable[[int], object]) -> list[float]:
-    """Seconds that each of so many calls takes; `call` is given its number."""
+def each(calls: int, call: Callable[[int], object], *, work: float = 0.0) -> list[float]:
+    """Seconds that each of so many calls takes; `call` is given its number.
+
+    Args:
+        calls: how many.
+        call: what is measured.
+        work: seconds that the caller is busy with something else between two calls.
+    """
     taken = []
+    now = time.perf_counter
     for number in range(calls):
-        start = time.perf_counter()
+        start = now()
         call(number)
-        taken.append(time.perf_counter() - start)
+        end = now()
+        taken.append(end - start)
+        if work:
+            until = end + work
+            while now() < until:
+                pass
     return taken
 
 
