@@ -208,3 +208,30 @@ def test_one_name_from_several_processes(
     found = client.search_runs([experiment.experiment_id])
     assert {run.data.tags["withrun.uid"] for run in found} == ids
     assert len(found) == 6
+
+
+def test_a_run_that_is_logged_to_after_its_end(
+    uri: str, name: str, tmp_path: Path, client: Any, open_api: MakeApi
+) -> None:
+    """Artifacts of several journals are read together, by handle and by ID, and arrive together."""
+    told = program.leave(program.RUNS, uri, tmp_path, name)
+    (tmp_path / "late.txt").write_text("late")
+    api = open_api(uri, offline_mode=True)
+    with api.start_run(told["exp"], name="own") as own:
+        own.log_artifact(tmp_path / "late.txt", "first.txt")
+    for run in (api.get_run(told["parent"]), own):
+        run.log_artifact(tmp_path / "late.txt", "late.txt")
+        run.log_metric("late", 1.0)
+        for one in (run, api.get_run(run.id)):
+            assert one.load_artifact(Path.read_text, "late.txt") == "late"
+    assert api.load_run_artifact(own.id, Path.read_text, "first.txt") == "late"
+    listed = {item.Name for item in api.list_run_artifacts(told["parent"])}
+    assert {"late.txt", "data"} <= listed
+    api.close()
+    assert sync(uri, tmp_path).returncode == 0
+    experiment = client.get_experiment_by_name(name)
+    runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"parent", "child", "own"}
+    assert {item.path for item in client.list_artifacts(runs["own"])} == {"first.txt", "late.txt"}
+    assert {"late.txt", "data"} <= {item.path for item in client.list_artifacts(runs["parent"])}
+    assert client.get_run(runs["parent"]).data.metrics["late"] == 1.0

@@ -207,13 +207,20 @@ class Journal:
 
     def create_local_run(self, intent: RunIntent) -> RunLog:
         """Start a run that the server does not know yet; its local ID is the intent's uid."""
-        live = self._open()
-        intent = self._owned(intent, live)
-        log = self._logs.add(intent.uid, intent.uid)
-        log.create(intent)
-        live.folder.ledger.start_locally(intent.uid)
-        live.folder.ledger.own(intent.uid, intent.start_time)
-        self._open_runs.add(intent.uid)
+        with self._lock:
+            live = self._open()
+            self._open_runs.add(intent.uid)  # so that another's `let_go` keeps this journal
+        try:
+            intent = self._owned(intent, live)
+            # Before the run: killed in between, there is no run to end; the other way round nobody would
+            # end it.
+            live.folder.ledger.start_locally(intent.uid)
+            live.folder.ledger.own(intent.uid, intent.start_time)
+            log = self._logs.add(intent.uid, intent.uid)
+            log.create(intent)
+        except BaseException:
+            self._open_runs.discard(intent.uid)
+            raise
         return log
 
     def _owned(self, intent: RunIntent, live: Live) -> RunIntent:
@@ -238,9 +245,10 @@ class Journal:
 
     def own(self, log: RunLog) -> None:
         """Answer for the end of a run that was resumed or entered here."""
-        live = self._open()
+        with self._lock:
+            live = self._open()
+            self._open_runs.add(log.run_id)
         live.folder.ledger.own(log.run_id, now_ms())
-        self._open_runs.add(log.run_id)
         log.tags({OWNER_TAG: live.folder.id})
 
     # --- appending, behind RunLog ---

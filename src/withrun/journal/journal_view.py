@@ -17,17 +17,13 @@ from withrun.backend import ExperimentRecord, KeyValue, Metric, ModelRecord, Ver
 from withrun.journal.follower import Follower
 from withrun.journal.pack import RunRef
 from withrun.journal.record import ExperimentIntent, Kind, ModelIntent, RunIntent, VersionIntent, decode
+from withrun.journal.spool import artifact_folder
 
-__all__ = ["JournalView", "RunView", "artifact_folder", "is_later", "key_values", "points_of"]
+__all__ = ["JournalView", "RunView", "is_later", "key_values", "points_of"]
 
 logger = logging.getLogger("withrun.journal")
 
 _MAKES_NO_SENSE = (ValueError, TypeError, LookupError, msgspec.DecodeError)
-
-
-def artifact_folder(journal: Path, run_id: str) -> Path:
-    """Where the artifacts of a run that a journal spools lie, laid out as in the run."""
-    return journal / "spool" / "runs" / run_id / "artifacts"
 
 
 class RunView:

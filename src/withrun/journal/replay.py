@@ -16,12 +16,12 @@ from withrun.journal.folder import journals_in, store_folder_of
 from withrun.journal.journal_view import (
     JournalView,
     RunView,
-    artifact_folder,
     is_later,
     key_values,
     points_of,
 )
 from withrun.journal.record import RunIntent
+from withrun.journal.spool import artifact_folder, artifact_folders
 
 __all__ = ["LocalStore"]
 
@@ -74,10 +74,8 @@ class LocalStore:
         return sorted(points.values(), key=lambda point: (point.timestamp, point.step))
 
     def artifact_folders(self, uid: str) -> list[Path]:
-        """Where artifacts of a local run lie: in its own journal and in those of others that logged to it."""
-        with self._lock:
-            paths = [view.path for view in self._refreshed() if uid in view.runs]
-        return [folder for path in paths if (folder := artifact_folder(path, uid)).is_dir()]
+        """Where the journals keep artifacts of a local run; the last folder is the most complete."""
+        return artifact_folders(self.folder, uid)
 
     # --- experiments, models, versions ---
     def experiment(self, local_id: str) -> ExperimentRecord | None:
@@ -171,7 +169,9 @@ def _run(uid: str, views: list[JournalView], experiments: dict[str, str]) -> Run
         if intent is not None:
             known_as = experiments.get(intent.experiment_id, intent.experiment_id)
             intent = msgspec.structs.replace(intent, experiment_id=known_as)
-            return _record(intent, artifact_folder(path, uid), [run for _, run in parts])
+            folders = [folder for one, _ in parts if (folder := artifact_folder(one, uid)).is_dir()]
+            artifacts = folders[-1] if folders else artifact_folder(path, uid)
+            return _record(intent, artifacts, [run for _, run in parts])
     return None
 
 

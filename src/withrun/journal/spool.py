@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -9,13 +10,46 @@ import shutil
 from pathlib import Path
 
 from withrun.journal.disk import unusable
+from withrun.journal.folder import journals_in
 
-__all__ = ["Spool"]
+__all__ = ["Spool", "artifact_folder", "artifact_folders", "complete"]
 
 logger = logging.getLogger("withrun.journal")
 
 _SHARED = "runs/"
 """Names below this are those of local runs' artifact folders, which several records may speak of."""
+
+
+def artifact_folder(journal: Path, run_id: str) -> Path:
+    """Where the artifacts of a run that a journal spools lie, laid out as in the run."""
+    return journal / "spool" / "runs" / run_id / "artifacts"
+
+
+def artifact_folders(store_folder: Path, run_id: str) -> list[Path]:
+    """Those folders of a run that are there, in the order of the journals; the last is the most complete."""
+    folders = (artifact_folder(journal, run_id) for journal in journals_in(store_folder))
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def complete(folder: Path, others: list[Path]) -> None:
+    """Have a run's folder begin with what earlier journals hold of the run's artifacts, as links to the same.
+
+    So that all can be read in one place; each journal publishes its own.
+    """
+    earlier = [other for other in others if other != folder]
+    if not earlier or folder.is_dir():
+        return
+    fresh = folder.with_name(f".{secrets.token_hex(8)}")
+    try:
+        fresh.mkdir(mode=0o700, parents=True)
+        for other in earlier:
+            with contextlib.suppress(FileNotFoundError):  # being deleted, because it is delivered
+                _link(other, fresh)
+        fresh.rename(folder)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if not folder.is_dir():  # else another thread was quicker
+            raise unusable(folder, error) from error
 
 
 class Spool:

@@ -56,6 +56,11 @@ class LocalEntities:
             return local_version
         return self._ids.resolve("version", f"{name}/{local_version}") or local_version
 
+    def repo_url(self, run_id: str) -> str | None:
+        """Where the artifacts of a local run lie by now; None if none are there, or of another run."""
+        folders = self._local.artifact_folders(run_id) if looks_local(run_id) else []
+        return str(folders[-1]) if folders else None
+
     def experiment(self, local_id: str) -> Experiment | None:
         """A local experiment."""
         return self._experiment(self._local.experiment(local_id))

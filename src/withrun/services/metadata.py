@@ -9,6 +9,7 @@ from typing import TypeVar
 from withrun.cache.metadata import MetadataCache
 from withrun.cache.serializer import EntitySerializer
 from withrun.errors import CacheError, InvalidArgument, NotCached, OfflineError
+from withrun.journal import looks_local
 from withrun.schema import Experiment, Model, ModelVersion, Run
 from withrun.services.experiments import ExperimentService
 from withrun.services.local_entities import LocalEntities
@@ -89,16 +90,21 @@ class MetadataService:
         )
 
     def current(self, run: Run) -> Run:
-        """A run as the server knows it by now, if the caller's was made before it did; else the caller's."""
+        """A run whose artifacts lie where it says: the caller's, unless they are on the server by now.
+
+        Or, as long as they wait, in another place than when the caller got it.
+        """
         is_stale = not run.repo_url or self._runs.server_id(run.id) is not None
+        if not is_stale and self._local is not None:
+            is_stale = self._local.repo_url(run.id) not in (None, run.repo_url)
         return self.run(run.id) if is_stale else run
 
     def repo_url(self, run_id: str) -> str:
-        """Where a run's artifacts lie, asked for once: that never changes."""
+        """Where a run's artifacts lie, asked for once: on a server that never changes."""
         known = self._repos.get(run_id)
         if known is None:
             known = self.run(run_id).repo_url
-            if known:
+            if known and not looks_local(run_id):
                 self._repos[run_id] = known
                 while len(self._repos) > _KEPT_REPOS:
                     self._repos.pop(next(iter(self._repos)), None)

@@ -25,6 +25,7 @@ from withrun.journal import (
     looks_local,
 )
 from withrun.journal.creation import PARENT_TAG
+from withrun.journal.spool import artifact_folder, artifact_folders, complete
 from withrun.schema import RunStatus
 from withrun.transfer.progress import Bar
 
@@ -218,8 +219,15 @@ class WritePath:
         return Spool(self.local_repo(run_id), log)
 
     def local_repo(self, run_id: str) -> Path:
-        """The folder that keeps the artifacts of a run as long as the server does not know it."""
-        return self.journal.spool / "runs" / run_id / "artifacts"
+        """The folder that keeps the artifacts of a run as long as the server does not know it.
+
+        What was logged to the run before, by others or before a pause, is in it too.
+        """
+        journal = self.journal
+        folder = artifact_folder(journal.spool.parent, run_id)
+        if not folder.is_dir():
+            complete(folder, artifact_folders(journal.store_folder, run_id))
+        return folder
 
     def server_id(self, run_id: str) -> str | None:
         """What the server calls a run of a local ID; None of others, and if it is unknown there."""
