@@ -48,8 +48,14 @@ def sync(tracking_uri: str | None, cache_dir: Path | None, watch: bool, dry_run:
         store.show()
     elif watch:
         store.watch()
-    elif not store.deliver():
-        raise click.exceptions.Exit(1)
+    else:
+        try:
+            complete = store.deliver()
+        except KeyboardInterrupt:
+            click.echo("interrupted; what is not delivered is kept for the next sync", err=True)
+            raise click.exceptions.Exit(130) from None
+        if not complete:
+            raise click.exceptions.Exit(1)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.servers import _database_template, clean_env, free_port, mlflow_server
+from tests.faultproxy import Fault, fault_proxy
+from tests.servers import MlflowServer, _database_template, clean_env, free_port, mlflow_server
 
 LEAVE = """
 import os, sys, time
@@ -230,6 +231,26 @@ def test_watch(tmp_path: Path) -> None:
         out, err = watching.communicate(timeout=30)
     assert (watching.returncode, err) == (0, "")
     assert out.count("1 journal, 53 values delivered") == 2
+
+
+def test_ctrl_c(tmp_path: Path, server: MlflowServer) -> None:
+    """Interrupted while a request is under way, it says so, and the next sync delivers everything once."""
+    from mlflow import MlflowClient
+
+    with fault_proxy(server.url) as proxy:
+        exp = MlflowClient(server.url).create_experiment(f"e-{time.time_ns()}")
+        leave(tmp_path, proxy.url, 3, exp)
+        proxy.times(1, Fault(delay=3.0), path="log-batch")
+        with subprocess.Popen(
+            command(tmp_path, proxy.url), env=clean_env(), stderr=subprocess.PIPE, text=True
+        ) as syncing:
+            wait_for(lambda: any("log-batch" in path for _, path in proxy.requests))
+            os.kill(syncing.pid, signal.SIGINT)
+            _, err = syncing.communicate(timeout=30)
+        assert syncing.returncode == 130
+        assert err.startswith("interrupted; what is not delivered is kept")
+        assert sync(tmp_path, proxy.url).returncode == 0
+    assert names(server.url, exp) == ["run-0", "run-1", "run-2"]
 
 
 def test_options_that_exclude_one_another(tmp_path: Path) -> None:
