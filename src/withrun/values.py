@@ -62,8 +62,9 @@ RAW_PREFIX = "mlflow."
 
 _LEGAL_KEY = re.compile(r"[/\w.\- :]+")  # mlflow/utils/validation.py, validate_param_and_metric_name
 _ILLEGAL_CHARACTER = re.compile(r"[^/\w.\- :]")
-_JSON_START = frozenset('-0123456789"tfn[{NI')
-_JSON_SPACE = frozenset(" \t\n\r")
+_JSON_SPACE = " \t\n\r"
+_JSON_START = frozenset('-0123456789"tfn[{NI' + _JSON_SPACE)
+_JSON_DELIMITED = frozenset('"[{')
 _NEEDS_ESCAPE = re.compile("[\x00\ud800-\udfff]")  # no store or wire format takes these as they are
 
 # A store without infinities keeps the largest double in their place (MLflow's SQL store does).
@@ -234,9 +235,14 @@ def encode(value: Any, key: str = "value") -> str:
 def decode(text: str) -> Any:
     """The value that a stored text stands for: parsed if it is JSON, else the text itself.
 
-    JSON with spaces or line breaks around it is taken for a text, so that a number is found by few patterns.
+    A number, a boolean or null between spaces or line breaks is taken for a text, so that few patterns say
+    how a number may be written (`providers/mlflow/number_texts.py`).
     """
-    if not text or text[0] not in _JSON_START or text[-1] in _JSON_SPACE:
+    if not text or text[0] not in _JSON_START:
+        return text
+    if (text[0] in _JSON_SPACE or text[-1] in _JSON_SPACE) and (
+        text.lstrip(_JSON_SPACE)[:1] not in _JSON_DELIMITED
+    ):
         return text
     try:
         value = json.loads(text, object_hook=_revive) if '"$date"' in text else json.loads(text)

@@ -54,6 +54,9 @@ def test_every_string_round_trips(text: str) -> None:
         ("true", '"true"'),
         ("NaN", '"NaN"'),
         ('"quoted"', '"\\"quoted\\""'),
+        (" 1", " 1"),  # with spaces or line breaks around it, what looks like a number is a text
+        ("true\n", "true\n"),
+        (' ["a"]\n', '" [\\"a\\"]\\n"'),
         ("", ""),
         (1, "1"),
         (True, "true"),
