@@ -61,6 +61,7 @@ class _Work:
 
     def __init__(self, server: MlflowServer, source: Path, folder: Path) -> None:
         self._source, self._folder, self._server = source, folder, server
+        self._path = f"mine{source.suffix}"
 
     def __enter__(self) -> _Work:
         from mlflow import MlflowClient
@@ -75,7 +76,7 @@ class _Work:
         )
         self._exp = self._api.get_or_create_exp("bench")
         self._run = self._exp.create_run("read")
-        self._run.log_artifact(self._source, "mine", use_cache=False)
+        self._run.log_artifact(self._source, self._path, use_cache=False)
         self._upload_by_mlflow(self._run.id)
         return self
 
@@ -112,7 +113,7 @@ class _Work:
 
     def _upload(self, *, use_cache: bool) -> list[float]:
         run = self._exp.create_run("written")
-        taken = each(1, lambda _: run.log_artifact(self._source, "mine", use_cache=use_cache))
+        taken = each(1, lambda _: run.log_artifact(self._source, self._path, use_cache=use_cache))
         wait_until_settled()
         return taken
 
@@ -129,14 +130,14 @@ class _Work:
         return time.perf_counter() - start
 
     def _miss(self) -> list[float]:
-        self._api.clean_cached_run_artifact(self._run, "mine")
-        taken = each(1, lambda _: self._run.get_artifact("mine"))
+        self._api.clean_cached_run_artifact(self._run, self._path)
+        taken = each(1, lambda _: self._run.get_artifact(self._path))
         wait_until_settled()
         return taken
 
     def _hits(self) -> list[float]:
-        self._run.get_artifact("mine")
-        return each(1000, lambda _: self._run.get_artifact("mine"))
+        self._run.get_artifact(self._path)
+        return each(1000, lambda _: self._run.get_artifact(self._path))
 
     def _download_by_mlflow(self) -> list[float]:
         target = self._folder / "download"

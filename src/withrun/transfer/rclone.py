@@ -7,8 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from withrun.errors import TransferError, WithrunError
@@ -61,33 +60,40 @@ class Rclone:
             self._env["RCLONE_CONFIG"] = config
 
     def entries(self, url: str, *, recursive: bool) -> list[dict[str, Any]]:
-        """List a folder; where that may be a file, ask for it as one at the same time.
+        """List a folder, or tell a file's metadata.
 
-        Starting rclone takes longer than its requests to a storage nearby.
+        Which of the two is asked for first is guessed from the name, because starting rclone takes as long as
+        moving some 50 MB. (An object store may have both of one name; the one asked for first is found then.)
         """
         flags = [*_LIST_FLAGS, "--recursive"] if recursive else _LIST_FLAGS
         if not self._remote(url).buckets:
             return _named(self._ls(url, flags))
-        self._files[url] = False
+        itself: list[dict[str, Any]] = []
+        refused: TransferError | None = None
+        looks_like_a_file = PurePosixPath(name_of(url)).suffix != ""
+        if looks_like_a_file:
+            try:
+                itself = self._stat(url)
+            except TransferError as error:  # who may list need not have the right to read
+                refused = error
         # The slash says "folder": else rclone asks for a file first, which some stores hash for their answer.
-        folder = url.rstrip("/") + "/"
-        if not name_of(url):
-            return _named(self._ls(folder, flags))
-        with ThreadPoolExecutor(1, "withrun-rclone") as pool:
-            asked = pool.submit(self._ls, url, ["--stat", *_LIST_FLAGS])
-            found = _named(self._ls(folder, flags))
-            # What is true of a folder's name as a file's, an error too, is of no concern.
-            stat = None if found else asked.result()
-        if isinstance(stat, dict) and not stat.get("IsDir"):
-            self._files[url] = True
-            return _named([stat])
+        found = itself or _named(self._ls(url.rstrip("/") + "/", flags))
+        if not found and refused is not None:
+            raise refused
+        if not found and name_of(url) and not looks_like_a_file:
+            found = itself = self._stat(url)
+        self._files[url] = bool(itself)
         return found
+
+    def _stat(self, url: str) -> list[dict[str, Any]]:
+        """Return the metadata of the file at that URL; nothing if there is none."""
+        found = self._ls(url, ["--stat", *_LIST_FLAGS])
+        return _named([found]) if isinstance(found, dict) and not found.get("IsDir") else []
 
     def is_file(self, url: str) -> bool:
         """Ask for the object itself, where listing it has not told."""
         if url not in self._files:
-            found = self._ls(url, ["--stat", *_LIST_FLAGS])
-            self._files[url] = isinstance(found, dict) and not found.get("IsDir")
+            self._files[url] = bool(self._stat(url))
         return self._files[url]
 
     def has_empty_folders(self, url: str) -> bool:
