@@ -59,6 +59,7 @@ JOBS = {
     ),
     "all of a selective metric": Job({"metrics.metric-0": {"$lt": 0.002}}, "metrics.`metric-0` < 0.002"),
     "all of a selective text param": Job({"params.cell": "cell-77"}, "params.cell = 'cell-77'"),
+    # MLflow finds one text of the number (`77`, not `77.0` or `7.7e1`); find_runs asks for all of them.
     "all of a number in a param": Job({"params.param-0": 77}, "params.`param-0` = '77'"),
     "not pushable: numbers in params": Job(
         {"params.lr": {"$lt": 0.0001}}, "", keep=lambda params: float(params["lr"]) < 0.0001, rounds=1
