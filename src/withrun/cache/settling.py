@@ -71,7 +71,8 @@ def write_manifest(version: Path, manifest: Manifest) -> None:
 
 def read_manifest(version: Path) -> Manifest | None:
     """Return a version's manifest, the final one if there is one; None if none can be read."""
-    for name in (_SETTLED, _SEALED):
+    # The final one twice: it may have been completed, and the other emptied, in between.
+    for name in (_SETTLED, _SEALED, _SETTLED):
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode((version / name).read_bytes(), type=Manifest)
     return None
@@ -110,8 +111,9 @@ def settle(version: Path) -> None:
 
 
 def settle_later(version: Path) -> None:
-    """Make a version last, soon, by a thread of this process."""
-    _worker.add(version)
+    """Make a version last, soon, by a thread of this process; nothing is done to one that does already."""
+    if is_unsettled(version):
+        _worker.add(version)
 
 
 def let_go(version: Path) -> bool:
@@ -217,9 +219,10 @@ def _settle(version: Path, check: Callable[[], None] | None = None) -> None:
     content = _content(version, manifest)
     # Behind somebody's back by one thread: an interpreter that is about to end starts no more of them.
     final = settled(content, manifest, check=check or (lambda: None), parallel=check is None)
-    with (version / _SETTLED).open("r+b", buffering=0) as file:
-        file.truncate(0)
+    with (version / _SETTLED).open("r+b") as file:
+        # Over what is there, if anything: the beginning of the same or, by another process, all of it.
         file.write(msgspec.json.encode(final))
+        file.flush()
         os.fsync(file.fileno())
     os.truncate(version / _SEALED, 0)  # not removed: the folder's time is that of its last use
     sync_folder(version.parent)  # its name, and the pointer to it
