@@ -107,15 +107,23 @@ class ServerError(WithrunError):
         status: HTTP status of the answer; for an embedded store the one that MLflow gives such an error.
         code: the store's own error code, such as `RESOURCE_DOES_NOT_EXIST`; empty if it gave none.
         retry_after: seconds that the server asks to wait before the next attempt; None if it does not say.
+        foreign: the answer is none of the store's: a gateway, a proxy or a login page gave it in its place.
     """
 
     def __init__(
-        self, message: str, *, status: int | None = None, code: str = "", retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str = "",
+        retry_after: float | None = None,
+        foreign: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.retry_after = retry_after
+        self.foreign = foreign
 
 
 class Refused(ServerError):

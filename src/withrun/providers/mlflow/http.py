@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import ssl
 import threading
 import time
@@ -35,6 +36,9 @@ _BACKOFF = 0.1
 _MAX_BACKOFF = 5.0
 _MAX_REDIRECTS = 5
 _JSON = {"Content-Type": "application/json"}
+_OBJECT = re.compile(rb"\s*\{")
+_SHOWN = 60
+"""Characters that a message shows of an answer that is none of MLflow's."""
 
 
 class _ErrorBody(msgspec.Struct):
@@ -108,6 +112,7 @@ class HttpConnection:
         params: Params | None = None,
         content: bytes | None = None,
         repeatable: bool,
+        is_api: bool = True,
     ) -> bytes:
         """Send a request, return the body of a good answer.
 
@@ -122,9 +127,11 @@ class HttpConnection:
             params: query parameters.
             content: JSON body.
             repeatable: whether sending it twice does what sending it once does.
+            is_api: a good answer is a JSON object, as all of MLflow's API are.
 
         Raises:
-            WithrunError: `ServerUnreachable`, or what `Refusal.to_error` makes of the answer.
+            WithrunError: `ServerUnreachable`, or what `Refusal.to_error` makes of the answer; a foreign
+                `ServerError` for a good answer that begins like no JSON object.
         """
         started = time.monotonic()
         attempt = 0
@@ -139,6 +146,8 @@ class HttpConnection:
                     raise self._unreachable(exc, call, subject, not_sent=not_sent) from exc
             else:
                 if response.is_success:
+                    if is_api and not _OBJECT.match(response.content):
+                        raise self._foreign(response, call, subject)
                     return response.content
                 refusal = self._refusal(response)
                 pause = self._pause(attempt, refusal.retry_after, started + self._settings.timeout)
@@ -159,6 +168,7 @@ class HttpConnection:
         raise ServerError(
             f"{self.url} redirected a request {_MAX_REDIRECTS} times; check the tracking URI",
             status=response.status_code,
+            foreign=True,
         )
 
     def _redirected(self, request: httpx.Request, response: httpx.Response) -> httpx.Request:
@@ -180,6 +190,7 @@ class HttpConnection:
                 "followed; if it is a login page, give credentials in client_settings; if the server has "
                 "moved, use its new address as tracking URI",
                 status=response.status_code,
+                foreign=True,
             )
         return self.client.build_request(
             request.method, target, content=request.content, headers=request.headers
@@ -205,8 +216,7 @@ class HttpConnection:
             return Refusal(
                 response.status_code, body.error_code, self._credentials.redact(body.message), retry_after
             )
-        kind = response.headers.get("content-type", "no content type").partition(";")[0]
-        words = f"the answer ({kind}) is none of MLflow's"
+        words = f"the answer ({_content_type(response)}) is none of MLflow's"
         if response.status_code == 404:
             words += ": this URL leads to no MLflow server, or to a version that does not know the call"
         elif response.status_code in (401, 403):
@@ -214,6 +224,20 @@ class HttpConnection:
                 ": the server, or a proxy before it, wants other credentials than those in client_settings"
             )
         return Refusal(response.status_code, "", words, retry_after)
+
+    def _foreign(self, response: httpx.Response, call: str, subject: Subject | None) -> ServerError:
+        """A good answer that nobody may take for MLflow's: a login page, a portal, another web server."""
+        about = "" if subject is None else f" for {subject.label}"
+        # Redacted before it is cut: part of a secret is one too.
+        text = self._credentials.redact(response.content[:4096].decode("utf-8", "replace")).strip()
+        shown = "".join(c if c.isprintable() else " " for c in text[:_SHOWN])
+        return ServerError(
+            f"{self.url} answered {call}{about} with {response.status_code} and {shown!r} "
+            f"({_content_type(response)}), where MLflow answers with a JSON object; is there an MLflow "
+            "server at this URL, and no login page or proxy before it?",
+            status=response.status_code,
+            foreign=True,
+        )
 
     def _unreachable(
         self, exc: Exception, call: str, subject: Subject | None, *, not_sent: bool
@@ -295,6 +319,11 @@ def _ssl_context(settings: ClientSettings) -> ssl.SSLContext:
             f"client_cert={settings.client_cert}, client_key={settings.client_key} can't be used: {exc}"
         ) from exc
     return context
+
+
+def _content_type(response: httpx.Response) -> str:
+    kind: str = response.headers.get("content-type", "no content type").partition(";")[0]
+    return kind[:_SHOWN]
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -150,6 +150,7 @@ class Refusal(NamedTuple):
             status=self.status,
             code=self.code,
             retry_after=self.retry_after,
+            foreign=not self.code,  # MLflow's errors all have one
         )
 
     def _means_missing(self, subject: Subject) -> bool:

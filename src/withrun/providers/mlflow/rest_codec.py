@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CreatedExperiment",
+    "Done",
     "DownloadUri",
     "ExperimentAnswer",
     "ExperimentsAnswer",
@@ -213,6 +214,10 @@ class LoggedModelAnswer(msgspec.Struct):
     model: _LoggedModel
 
 
+class Done(msgspec.Struct):
+    """Of a write that tells nothing but that it was done."""
+
+
 class ServerCapabilities(msgspec.Struct):
     """Of server-info, which MLflow 3 answers.
 
@@ -239,12 +244,11 @@ def decode(body: bytes, kind: type[T], url: str) -> T:
     try:
         return decoder.decode(body)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        start = body[:60].decode("utf-8", "replace")
-        what = "an HTML page" if start.lstrip().startswith("<") else f"{start!r}"
         raise ServerError(
-            f"{url} answered with {what} where MLflow answers with JSON ({exc}); is there an MLflow server "
-            "at this URL, and no login page or proxy before it?",
+            f"{url} answered with other JSON than MLflow gives to this call ({exc}); is there an MLflow "
+            "server at this URL, and no login page or proxy before it?",
             status=200,
+            foreign=True,
         ) from exc
 
 
