@@ -20,6 +20,7 @@ class Fault:
     Attributes:
         status: answer with this status without asking the server; 0: pass the request on.
         headers: further headers of that answer.
+        body: what that answer holds.
         delay: seconds to wait before anything else.
         lose_answer: the server applies the request, and the connection is cut before the client hears of it.
         reset: cut the connection without asking the server.
@@ -28,6 +29,7 @@ class Fault:
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"refused by the fault proxy"
     delay: float = 0.0
     lose_answer: bool = False
     reset: bool = False
@@ -41,6 +43,7 @@ class FaultProxy:
         url: where it listens.
         plan: asked for each request, with method and path; None: no fault.
         poison: a request whose body holds this is answered with 500, as by a server that has a bug there.
+        largest: a request with a larger body is answered with 413; 0: none is.
         requests: method and path of each request that came in.
     """
 
@@ -48,6 +51,7 @@ class FaultProxy:
         self._target = urlsplit(target).netloc
         self.plan: Callable[[str, str], Fault | None] = lambda _method, _path: None
         self.poison = b""
+        self.largest = 0
         self.requests: list[tuple[str, str]] = []
         proxy = self
 
@@ -99,12 +103,14 @@ class FaultProxy:
         fault = self.plan(handler.command, handler.path) or Fault()
         if self.poison and self.poison in body:
             fault = Fault(status=500)
+        if 0 < self.largest < length:
+            fault = Fault(status=413)
         time.sleep(fault.delay)
         if fault.reset:
             handler.close_connection = True
             return
         if fault.status:
-            text = b"refused by the fault proxy"
+            text = fault.body
             handler.send_response(fault.status)
             for key, value in fault.headers.items():
                 handler.send_header(key, value)

@@ -30,7 +30,6 @@ _CREDENTIALS = frozenset({401, 403, 407})
 _PASSING = frozenset({408, 425, 429})
 """Statuses below 500 that say nothing against the record."""
 
-
 TRANSFER_ATTEMPTS = 7
 """Attempts to transfer a file, over some ten seconds: whether the failure will pass can't be told from it."""
 
@@ -46,6 +45,9 @@ class Failing(Exception):
 def is_passing(error: WithrunError, *, renewable: bool = True) -> bool:
     """Whether the same call may succeed later: the server is away, overloaded or failing.
 
+    So is one in whose place something else answers, whatever it says: a gateway whose servers are being
+    replaced ("404 default backend"), a login page, a captive portal.
+
     Args:
         error: what the call raised.
         renewable: credentials that it does not take may be renewed meanwhile.
@@ -59,7 +61,14 @@ def is_passing(error: WithrunError, *, renewable: bool = True) -> bool:
         return True
     if error.status in _CREDENTIALS:
         return renewable
-    return error.status >= 500 and error.status != 501
+    return error.foreign or (error.status >= 500 and error.status != 501)
+
+
+def _may_be_of_the_record(error: WithrunError) -> bool:
+    """Whether a passing failure may be this record's alone: a bug of the server, a gateway that checks."""
+    if not isinstance(error, ServerError) or error.status is None or error.status in _PASSING:
+        return False
+    return error.status == 500 or (error.foreign and error.status < 500)
 
 
 def _cause(error: WithrunError) -> WithrunError:
@@ -128,8 +137,7 @@ class Retry:
                         raise
                 # Transfers are bounded by themselves: one that never works must not hold up a recovery.
                 waited = 0.0 if transfer else time.monotonic() - started
-                failed = isinstance(error, ServerError) and error.status == 500
-                if suspicion is not None and failed and attempt and waited >= suspicion:
+                if suspicion is not None and attempt and waited >= suspicion and _may_be_of_the_record(error):
                     raise Failing from error
                 self._pause(error, attempt, waited)
                 attempt += 1

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from withrun.backend import Backend, KeyValue, Metric
-from withrun.errors import NotFound, WithrunError
+from withrun.errors import NotFound, ServerError, WithrunError
 from withrun.journal.describe import describe
 from withrun.journal.pack import Batch
 from withrun.journal.record import Kind
@@ -17,7 +17,8 @@ from withrun.journal.retry import Failing, Retry
 __all__ = ["RunIsGone", "Sender", "Values"]
 
 SUSPICION = 60.0
-"""Seconds of failing answers (500) to one batch, after which it is taken apart: it may be a value's fault."""
+"""Seconds of failing answers (500, or a gateway's own) to one batch, after which it is taken apart: it may be
+a value's fault."""
 
 PROBE_TAG = "withrun.probe"
 """Set and deleted again to tell a failing server from a value that it fails at."""
@@ -29,6 +30,10 @@ class RunIsGone(Exception):
     def __init__(self, error: WithrunError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class _TooLarge(Exception):
+    """Several values don't fit into one request of what stands before the server."""
 
 
 class Values(msgspec.Struct):
@@ -98,11 +103,16 @@ class Sender:
             try:
                 self._retry.call(lambda: self._log(run_id, values), suspicion=suspicion)
                 return
+            except _TooLarge as large:
+                reason = large.__cause__
+                suspicion = SUSPICION / 30
             except Failing as failing:
                 reason = failing.__cause__
                 if not self._writable(run_id):
                     continue  # nothing gets through: the server's fault, and it is waited for
-                suspicion = SUSPICION / 30
+                if suspicion == SUSPICION:
+                    suspicion = SUSPICION / 30
+                    continue  # the server may have come back just now
             except WithrunError as error:
                 reason = error
                 if not refusals:
@@ -123,9 +133,14 @@ class Sender:
         refusals.append(refusal)
 
     def _log(self, run_id: str, values: Values) -> None:
-        self._backend.log_batch(
-            run_id, metrics=tuple(values.metrics), params=tuple(values.params), tags=tuple(values.tags)
-        )
+        try:
+            self._backend.log_batch(
+                run_id, metrics=tuple(values.metrics), params=tuple(values.params), tags=tuple(values.tags)
+            )
+        except ServerError as error:
+            if error.status == 413 and len(values) > 1:
+                raise _TooLarge from error
+            raise
 
     def _writable(self, run_id: str) -> bool:
         """Whether the store takes anything for this run just now; leaves nothing behind."""
