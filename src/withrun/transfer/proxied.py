@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse, urlunparse
 
 import httpx
@@ -129,18 +129,27 @@ def _find(http: httpx.Client, path: str) -> list[Listed] | Listed:
     """Tell what is at `path`: a folder's entries, or a file's own entry in the folder above.
 
     The API lists a file as an empty folder, some versions as a folder with just itself: only the folder
-    above tells them apart.
+    above tells them apart. That is asked first, and often alone, where the name looks like a file's.
     """
-    found = list_folder(http, path)
     above, _, name = path.rpartition("/")
+    looks_like_a_file = PurePosixPath(name).suffix != ""
+    itself = _entry(http, above, name) if looks_like_a_file else None
+    if itself is not None and not itself.is_dir:
+        return itself
+    found = list_folder(http, path)
     if not path or len(found) > 1 or (found and (found[0].is_dir or found[0].name != name)):
         return found
-    itself = next((entry for entry in list_folder(http, above) if entry.name == name), None)
+    if not looks_like_a_file:
+        itself = _entry(http, above, name)
     if itself is None:
         if found:
             return found  # the folder above may not be listed, as at the top of a bucket; this one was
         raise ArtifactNotFound(f"There is no artifact at {path!r} on {http.base_url.host}.")
     return found if itself.is_dir else itself
+
+
+def _entry(http: httpx.Client, folder: str, name: str) -> Listed | None:
+    return next((entry for entry in list_folder(http, folder) if entry.name == name), None)
 
 
 def _walk(http: httpx.Client, path: str, top: list[Listed]) -> Iterator[tuple[str, Listed]]:
