@@ -152,7 +152,21 @@ def test_retry_after_is_waited_for() -> None:
         assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("3600", 3600.0), ("soon", None), ("-5", None)])
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("3600", 3600.0),
+        (" 60 ", 60.0),
+        ("10000000000", 1e10),
+        ("9" * 400, None),
+        ("soon", None),
+        ("-5", None),
+        ("\N{SUPERSCRIPT TWO}", None),
+        ("", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 99999999 07:28:00 GMT", None),
+    ],
+)
 def test_retry_after_is_told(value: str, seconds: float | None) -> None:
     """A pause longer than the timeout is left to the caller, who learns of it from the error."""
     with rude_server(refusal(503, "X", Retry_After=value)) as server:

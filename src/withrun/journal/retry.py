@@ -30,6 +30,10 @@ _CREDENTIALS = frozenset({401, 403, 407})
 _PASSING = frozenset({408, 425, 429})
 """Statuses below 500 that say nothing against the record."""
 
+LONGEST_ASKED = 60.0
+"""Seconds of pause that a server can ask for, however many it says. It may be back earlier: a maintenance page
+that says an hour must not hold a journal for one, and an attempt a minute is no load."""
+
 TRANSFER_ATTEMPTS = 7
 """Attempts to transfer a file, over some ten seconds: whether the failure will pass can't be told from it."""
 
@@ -157,7 +161,7 @@ class Retry:
             log = logger.warning if self.patience is None else logger.info
             log("delivery is held up just now; records are kept and sent later: %s", error)
         self.trouble = error
-        asked = getattr(error, "retry_after", None) or 0.0
+        asked = min(getattr(error, "retry_after", None) or 0.0, LONGEST_ASKED)
         pause = min(_LONGEST, _FIRST * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
         if self.stop.is_set() or (self.patience is not None and waited + asked >= self.patience):
             raise GaveUp from error

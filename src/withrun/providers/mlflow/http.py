@@ -37,6 +37,7 @@ _MAX_BACKOFF = 5.0
 _MAX_REDIRECTS = 5
 _JSON = {"Content-Type": "application/json"}
 _OBJECT = re.compile(rb"\s*\{")
+_SECONDS = re.compile(r"\s*[0-9]{1,18}\s*")
 _SHOWN = 60
 """Characters that a message shows of an answer that is none of MLflow's."""
 
@@ -330,13 +331,13 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds, from a Retry-After header: a number, or a date."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if _SECONDS.fullmatch(value):
         return float(value)
     try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
+        date = parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError):  # no date, or one that no calendar or clock has
         return None
-    return max(0.0, date.timestamp() - time.time())
+    return max(0.0, date - time.time())
 
 
 _connections: weakref.WeakSet[HttpConnection] = weakref.WeakSet()
