@@ -438,12 +438,14 @@ class PreviewText(str):
     __slots__ = ()
 
 
-def complete(nested: dict[str, Any], whole: Callable[[Preview], str]) -> None:
-    """Put the values that previews stand for in their place."""
+def complete(nested: dict[str, Any], whole: Callable[[Preview], str | None]) -> None:
+    """Put the values that previews stand for in their place; None leaves a preview there."""
     for key, text in list(_leaves(nested, "", "key")):
         preview = parse_preview(text) if isinstance(text, PreviewText) else None
         if preview is not None:
             fetched = whole(preview)
+            if fetched is None:
+                continue
             completed = put(nested, key, fetched if key.startswith(RAW_PREFIX) else decode(fetched))
             if completed is not nested:
                 nested.clear()

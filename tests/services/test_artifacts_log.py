@@ -23,9 +23,7 @@ from withrun.errors import (
 )
 from withrun.schema import Run
 from withrun.services.artifacts import ArtifactService, of_run
-from withrun.services.long_values import LongValues
 from withrun.transfer.file_transfer import FileTransfer
-from withrun.values import make_preview
 
 
 def repo(run: Run) -> Path:
@@ -480,19 +478,3 @@ def test_empty_folder(cached: ArtifactService, run: Run, tmp_path: Path) -> None
     except WithrunError as error:  # pragma: no cover - says why in the failure
         pytest.fail(str(error))
     assert (repo(run) / "d" / "inner").is_dir()
-
-
-def test_long_value_after_a_torn_upload(direct: ArtifactService, run: Run) -> None:
-    """A long value whose earlier upload was cut off is published again, and reads back whole."""
-    text = "ü" * 7000
-    preview = make_preview(text)[1]
-    torn = repo(run) / preview.path
-    torn.parent.mkdir(parents=True)
-    torn.write_text(text[:10])
-    values = LongValues(direct, "artifact")
-    values.publish(run, [text])
-    assert values.whole(run, preview) == text
-    torn.chmod(0o400)
-    before = torn.stat().st_ino
-    values.publish(run, [text])
-    assert torn.stat().st_ino == before

@@ -9,9 +9,10 @@ from withrun.api.parts import Part
 from withrun.contract.artifacts import ArtifactsContract
 from withrun.contract.types import MV, Loader, RunLike, Source, T
 from withrun.errors import InvalidArgument, NotCached
+from withrun.handles.base import follow
 from withrun.schema import ModelVersion, Run
 from withrun.services.artifacts import Location, of_run, of_run_id, of_version
-from withrun.services.identify import check_given, check_types, run_id, version_key
+from withrun.services.identify import check_given, check_types
 
 if TYPE_CHECKING:
     from withrun.transfer.objmeta import ObjMeta
@@ -81,7 +82,7 @@ class ArtifactMethods(Part, ArtifactsContract):
 
     def clean_cached_run_artifact(self, run: RunLike, path_in_run: str = "") -> None:
         check_types(path_in_run=(path_in_run, str))
-        self.services.artifacts.clean(of_run_id(run_id(run), "", path_in_run))
+        self.services.artifacts.clean(of_run_id(self._run_id(run), "", path_in_run))
 
     # --- of model versions ---
 
@@ -134,14 +135,15 @@ class ArtifactMethods(Part, ArtifactsContract):
     def _owner(self, run: RunLike) -> Run:
         """A run's entity: the caller's own, or one that is fetched."""
         if isinstance(run, Run):
+            follow(run)
             return self.services.metadata.current(run)
-        return self.services.metadata.run(run_id(run))
+        return self.services.metadata.run(self._run_id(run))
 
     def _in_run(self, run: RunLike, path_in_run: str) -> Location:
         check_types(path_in_run=(path_in_run, str))
         if isinstance(run, Run):
-            return of_run(self.services.metadata.current(run), path_in_run)
-        identifier = run_id(run)
+            return of_run(self._owner(run), path_in_run)
+        identifier = self._run_id(run)
         try:
             repo_url = self.services.metadata.repo_url(identifier)
         except NotCached:
@@ -154,8 +156,9 @@ class ArtifactMethods(Part, ArtifactsContract):
 
     def _version(self, model_version: MV) -> ModelVersion:
         if isinstance(model_version, ModelVersion):
-            return model_version
-        return self.services.metadata.version(*version_key(model_version))
+            follow(model_version)
+            return self.services.metadata.current_version(model_version)
+        return self.services.metadata.version(*self._version_key(model_version))
 
     def _in_version(self, model_version: MV) -> Location:
         return of_version(self._version(model_version))

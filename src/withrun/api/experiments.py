@@ -10,7 +10,7 @@ from withrun.api.parts import Part
 from withrun.contract.experiments import ExperimentsContract
 from withrun.contract.types import Exp, Query, Sorting
 from withrun.handles import ExpApi
-from withrun.services.identify import check_given, experiment_id
+from withrun.services.identify import check_given
 
 if TYPE_CHECKING:
     from withrun.query.search import Results
@@ -31,7 +31,7 @@ class ExperimentMethods(Part, ExperimentsContract):
 
     def get_exp(self, exp: Exp, *, force_cache_refresh: bool = False) -> ExpApi:
         check_given(force_cache_refresh=(force_cache_refresh, bool))
-        return ExpApi.of(self._api, self.services.metadata.exp(experiment_id(exp), force_cache_refresh))
+        return ExpApi.of(self._api, self.services.metadata.exp(self._exp_id(exp), force_cache_refresh))
 
     def find_exps(
         self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
@@ -41,12 +41,12 @@ class ExperimentMethods(Part, ExperimentsContract):
     def set_tags_on_exp(self, exp: Exp, tags: Mapping[str, Any]) -> ExpApi:
         self._need_server("set_tags_on_exp")
         self._check_own(experiment=exp)
-        self.services.experiments.set_tags(experiment_id(exp), tags)
-        fresh = ExpApi.of(self._api, self.services.experiments.fetch(experiment_id(exp)))
+        self.services.experiments.set_tags(self._exp_id(exp), tags)
+        fresh = ExpApi.of(self._api, self.services.experiments.fetch(self._exp_id(exp)))
         return exp._take(fresh) if isinstance(exp, ExpApi) else fresh
 
     def get_exp_url(self, exp: Exp) -> str:
-        return self._page(f"experiments/{experiment_id(exp)}")
+        return self._page(f"experiments/{self._exp_id(exp)}")
 
     def cache_exp_meta(self, exp: Exp) -> ExpApi:
         return self.get_exp(exp, force_cache_refresh=True)

@@ -13,7 +13,7 @@ from withrun.contract.types import MV, ModelLike, Query, RunLike, Sorting, Sourc
 from withrun.handles import ModelApi, ModelVersionApi
 from withrun.schema import Model, ModelVersion, Run
 from withrun.services.artifacts import of_run
-from withrun.services.identify import check_given, check_types, model_name, run_id, version_key
+from withrun.services.identify import check_given, check_types, model_name
 from withrun.services.models import refuse_chosen_version
 from withrun.services.source import path_of, target_path
 
@@ -78,7 +78,9 @@ class ModelMethods(Part, ModelsContract):
         services = self.services
         services.models.check_tags(tags)
         inside = target_path(path_of(source), model_name(model) if path_in_run is None else path_in_run)
-        owner = services.metadata.current(run) if isinstance(run, Run) else self._api.get_run(run_id(run))
+        owner = (
+            services.metadata.current(run) if isinstance(run, Run) else self._api.get_run(self._run_id(run))
+        )
         spool = services.writes.spool_of(owner.id)
         where = of_run(owner, inside)
         services.models.check_free(owner, where.path)
@@ -109,7 +111,7 @@ class ModelMethods(Part, ModelsContract):
 
     def get_model_version(self, model_version: MV, *, force_cache_refresh: bool = False) -> ModelVersionApi:
         check_given(force_cache_refresh=(force_cache_refresh, bool))
-        name, version = version_key(model_version)
+        name, version = self._version_key(model_version)
         return ModelVersionApi.of(
             self._api, self.services.metadata.version(name, version, force_cache_refresh)
         )
@@ -123,13 +125,13 @@ class ModelMethods(Part, ModelsContract):
         self._need_server("set_tags_on_model_version")
         self._check_own(version=model_version)
         models = self.services.models
-        name, version = models.resolve(*version_key(model_version))
+        name, version = models.resolve(*self._version_key(model_version))
         models.set_version_tags(name, version, tags)
         fresh = self._version_handle(models.fetch_version(name, version))
         return model_version._take(fresh) if isinstance(model_version, ModelVersionApi) else fresh
 
     def get_model_version_url(self, model_version: MV) -> str:
-        name, version = version_key(model_version)
+        name, version = self._version_key(model_version)
         if version.startswith("@"):
             version = self.get_model_version(model_version).version
         return self._page(f"models/{quote(name, safe='')}/versions/{quote(version, safe='')}")
@@ -141,7 +143,7 @@ class ModelMethods(Part, ModelsContract):
         check_given(target=(target, (Path, str)))
         if isinstance(mv, ModelVersion):
             return self.services.metadata.export(self.get_model_version(mv), Path(target))
-        return self.services.metadata.export_version(*version_key(mv), Path(target))
+        return self.services.metadata.export_version(*self._version_key(mv), Path(target))
 
     def find_versions_of_model(
         self, model: ModelLike, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
@@ -156,7 +158,7 @@ class ModelMethods(Part, ModelsContract):
     ) -> Results[ModelVersionApi]:
         """Search the model versions that one run made."""
         return self.services.search.versions(
-            query, sorting, self._version_handle, run_id=run_id(run), limit=limit
+            query, sorting, self._version_handle, run_id=self._run_id(run), limit=limit
         )
 
     def _version_handle(self, version: ModelVersion) -> ModelVersionApi:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from withrun.errors import InvalidArgument, OfflineError
-from withrun.handles.base import Handle
+from withrun.handles.base import Handle, follow
+from withrun.services.identify import experiment_id, run_id, version_key
 
 if TYPE_CHECKING:
     from withrun.api.base import BaseMlflowApi
+    from withrun.contract.types import MV, Exp, RunLike
     from withrun.services.assembly import Services
 
 __all__ = ["Part"]
@@ -28,6 +30,21 @@ class Part:
     @property
     def _api(self) -> BaseMlflowApi:
         return cast("BaseMlflowApi", self)
+
+    # An entity by whatever names it: itself, a handle on it, its ID, also a local one. See `Handle.follow`.
+
+    def _exp_id(self, exp: Exp) -> str:
+        follow(exp)
+        return self.services.names.experiment(experiment_id(exp))
+
+    def _run_id(self, run: RunLike) -> str:
+        follow(run)
+        return self.services.names.run(run_id(run))
+
+    def _version_key(self, version: MV) -> tuple[str, str]:
+        follow(version)
+        name, number = version_key(version)
+        return name, self.services.names.version(name, number)
 
     def _need_server(self, call: str) -> None:
         """Refuse a call that offline nothing can answer."""

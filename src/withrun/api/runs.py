@@ -14,7 +14,7 @@ from withrun.contract.types import Exp, Query, RunLike, Sorting
 from withrun.errors import NotCached, ServerError
 from withrun.handles import RunApi, lifecycle
 from withrun.schema import Experiment, Run, RunStatus
-from withrun.services.identify import check_given, check_repo, check_types, end_status, experiment_id, run_id
+from withrun.services.identify import check_given, check_repo, check_types, end_status
 
 if TYPE_CHECKING:
     from withrun.query.search import Results
@@ -69,7 +69,7 @@ class RunMethods(Part, RunsContract):
 
     def get_run(self, run: RunLike, *, force_cache_refresh: bool = False) -> RunApi:
         check_given(force_cache_refresh=(force_cache_refresh, bool))
-        return RunApi.of(self._api, self.services.metadata.run(run_id(run), force_cache_refresh))
+        return RunApi.of(self._api, self.services.metadata.run(self._run_id(run), force_cache_refresh))
 
     def find_runs(
         self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
@@ -77,7 +77,7 @@ class RunMethods(Part, RunsContract):
         return self.services.search.runs(query, sorting, lambda run: RunApi.of(self._api, run), limit=limit)
 
     def find_child_runs(self, parent: RunLike, *, limit: int | None = None) -> Results[RunApi]:
-        key, given = f"tags.{self._api.tag_keys.parent}", run_id(parent)
+        key, given = f"tags.{self._api.tag_keys.parent}", self._run_id(parent)
         server_id = self.services.runs.server_id(given)
         # Children that are not delivered yet know a parent that is by its local ID.
         wanted = given if server_id in (None, given) else {"$in": [given, server_id]}
@@ -95,7 +95,7 @@ class RunMethods(Part, RunsContract):
     def get_run_url(self, run: RunLike, exp: Exp | None = None) -> str:
         if exp is None:
             exp = run.exp if isinstance(run, Run) else self._handle(run).exp
-        return self._page(f"experiments/{experiment_id(exp)}/runs/{run_id(run)}")
+        return self._page(f"experiments/{self._exp_id(exp)}/runs/{self._run_id(run)}")
 
     def cache_run_meta(self, run: RunLike) -> RunApi:
         return self.get_run(run, force_cache_refresh=True)
@@ -109,7 +109,7 @@ class RunMethods(Part, RunsContract):
     ) -> Results[RunApi]:
         """Search the runs of one experiment."""
         return self.services.search.runs(
-            query, sorting, lambda run: RunApi.of(self._api, run), experiment_id(exp), limit
+            query, sorting, lambda run: RunApi.of(self._api, run), self._exp_id(exp), limit
         )
 
     def _create(
@@ -127,12 +127,12 @@ class RunMethods(Part, RunsContract):
         self._check_own(experiment=exp, parent=parent)
         if isinstance(parent, str):  # an ID, that may be of no run
             parent = self._handle(parent)
-        parent_id = None if parent is None else run_id(parent)
+        parent_id = None if parent is None else self._run_id(parent)
         # Inside an open run nothing stops the training: its children go on without the server.
         must_start = parent_id is not None and lifecycle.open_handle(self._api, parent_id) is not None
         experiments = self.services.experiments
         entity = (
-            exp if isinstance(exp, Experiment) else self._to_run_in(experiment_id(exp), must_start=must_start)
+            exp if isinstance(exp, Experiment) else self._to_run_in(self._exp_id(exp), must_start=must_start)
         )
         try:
             run = self.services.runs.create(
@@ -158,4 +158,4 @@ class RunMethods(Part, RunsContract):
         self._check_own(run=run)
         if isinstance(run, Run):
             return RunApi.of(self._api, run)
-        return lifecycle.open_handle(self._api, run_id(run)) or self.get_run(run)
+        return lifecycle.open_handle(self._api, self._run_id(run)) or self.get_run(run)

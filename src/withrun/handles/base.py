@@ -11,7 +11,7 @@ from typing_extensions import Self
 if TYPE_CHECKING:
     from withrun.api import BaseMlflowApi
 
-__all__ = ["Handle", "deep_dict"]
+__all__ = ["Handle", "deep_dict", "follow"]
 
 H = TypeVar("H", bound="Handle")
 
@@ -54,7 +54,8 @@ class Handle(BaseModel):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Handle) or type(self) is not type(other):
             return NotImplemented
-        return self._api.store_uri == other._api.store_uri and self._identity() == other._identity()
+        same_store = self._api.store_uri == other._api.store_uri
+        return same_store and self.follow()._identity() == other.follow()._identity()
 
     def __hash__(self) -> int:
         return hash((type(self), self._api.store_uri, self._identity()))
@@ -73,8 +74,15 @@ class Handle(BaseModel):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _unpickled, (type(self), self._api, dict(self.__dict__))
 
-    def _rename(self) -> None:
-        """In place of a local ID take the server's, if it has one by now."""
+    def follow(self) -> Self:
+        """In place of a local ID take the server's, once what started without it was delivered."""
+        return self
+
+
+def follow(entity: object) -> None:
+    """Have a handle take the server's ID, once it has one; whatever else names an entity stays as it is."""
+    if isinstance(entity, Handle):
+        entity.follow()
 
 
 def deep_dict(value: dict[str, Any]) -> dict[str, Any]:
@@ -84,8 +92,7 @@ def deep_dict(value: dict[str, Any]) -> dict[str, Any]:
 
 def _unpickled(cls: type[H], api: BaseMlflowApi, fields: dict[str, Any]) -> H:
     handle = _made(cls, api, fields)
-    handle._rename()
-    return handle
+    return handle.follow()
 
 
 def _made(cls: type[H], api: BaseMlflowApi, fields: dict[str, Any]) -> H:

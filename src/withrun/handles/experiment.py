@@ -27,6 +27,12 @@ class ExpApi(Experiment, Handle):
     def _identity(self) -> tuple[str, ...]:
         return (self.id,)
 
+    def follow(self) -> Self:
+        """In place of a local ID take the server's, once the experiment was delivered."""
+        if not self._api.offline_mode:
+            self.__dict__["id"] = self._api.services.names.experiment(self.id)
+        return self
+
     @property
     def url(self) -> str:
         """The experiment's page in the server's web interface."""

@@ -53,7 +53,12 @@ _lock = threading.RLock()  # two threads may enter, or end, one run at once; a s
 
 
 def _key(run: RunApi) -> tuple[int, str]:
-    return id(run.api), run.id
+    return _key_of(run.api, run.id)
+
+
+def _key_of(api: BaseMlflowApi, run_id: str) -> tuple[int, str]:
+    # A run that started without the server is one and the same before it is delivered and after.
+    return id(api), api.services.names.lasting(run_id)
 
 
 # --- starting ---
@@ -128,7 +133,7 @@ def _withdrawn_on_failure(run: RunApi, activation: Activation) -> Iterator[None]
 
 def open_handle(api: BaseMlflowApi, run_id: str) -> RunApi | None:
     """The handle by which this process holds a run open, or None."""
-    activation = _open.get((id(api), run_id))
+    activation = _open.get(_key_of(api, run_id))
     return activation.run if activation is not None and activation.is_own else None
 
 
@@ -313,6 +318,7 @@ def _end(run: RunApi, status: RunStatus, activation: Activation) -> None:
         for handle in (run, activation.run):
             handle.status = status
             handle.end_time = end_time
+            handle.follow()
         _forget(activation)
     except Exception:
         # A failure, which the caller hears of. An interrupt leaves the run to be ended at exit.

@@ -40,6 +40,14 @@ class ModelVersionApi(ModelVersion, Handle):
     def _identity(self) -> tuple[str, ...]:
         return self.model.name, self.version
 
+    def follow(self) -> Self:
+        """In place of a local version take the server's number, once the version was registered there."""
+        if not self._api.offline_mode:
+            self.__dict__["version"] = self._api.services.names.version(self.model.name, self.version)
+            if self.run is not None:
+                self.run.follow()
+        return self
+
     @property
     def url(self) -> str:
         """The version's page in the server's web interface."""

@@ -51,18 +51,23 @@ class RunApi(LoggingVerbs, ArtifactVerbs):
     def _identity(self) -> tuple[str, ...]:
         return (self.id,)
 
-    def _rename(self) -> None:
-        server_id = self._api.services.runs.server_id(self.id)
-        if server_id is not None:
+    def follow(self) -> Self:
+        """In place of a local ID take the server's, once the run was delivered; offline, it keeps its own."""
+        if self._api.offline_mode:
+            return self
+        self.exp.follow()
+        known_as = self._api.services.names.run(self.id)
+        if known_as != self.id:
             # Where its artifacts lie is asked for when somebody wants to know.
-            self.__dict__.update(id=server_id, repo="", repo_url="")
+            self.__dict__.update(id=known_as, repo="", repo_url="")
+        return self
 
     # --- what it is ---
 
     @property
     def url(self) -> str:
         """The run's page in the server's web interface."""
-        return self._api.get_run_url(self)
+        return self._api.get_run_url(self.follow())
 
     @property
     def parent_id(self) -> str | None:

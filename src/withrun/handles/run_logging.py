@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import Self
 
 from withrun.backend import Metric
-from withrun.errors import InvalidArgument
+from withrun.errors import InvalidArgument, OfflineError, ServerUnreachable
 from withrun.handles.base import Handle, deep_dict
 from withrun.journal import Delivery
 from withrun.schema import Run
@@ -31,6 +32,7 @@ Series = tuple[Callable[[str, float, int, int], None], dict[str, Any], str]
 """How a metric is logged again: to the run's log, and in the view where its last value shows, by that key."""
 
 _NUMBERS = frozenset({float, int})
+_MAX_STEP = 2**63 - 1
 _now = time.time
 
 _view_lock = threading.RLock()
@@ -151,7 +153,7 @@ class LoggingVerbs(Run, Handle):
         if (
             series is None
             or type(value) not in _NUMBERS
-            or not (step is None or type(step) is int)
+            or not (step is None or (type(step) is int and -_MAX_STEP <= step <= _MAX_STEP))
             or timestamp is not None
             or synchronous
         ):
@@ -212,8 +214,9 @@ class LoggingVerbs(Run, Handle):
         self._runs.delete_tag(self.id, key)
         held = value_at(self.tags, key)
         if isinstance(held, dict) and held:
-            # One tag whose value is a dict, or several that nest: the store tells.
-            self.__dict__["tags"] = self._runs.fetch(self.id).tags
+            # One tag whose value is a dict, or several that nest: the store tells, if it can be asked.
+            with contextlib.suppress(OfflineError, ServerUnreachable):
+                self.__dict__["tags"] = self._runs.fetch(self.id).tags
         else:
             with _view_lock:
                 self.__dict__["tags"] = drop(self.tags, key)
@@ -238,7 +241,7 @@ class LoggingVerbs(Run, Handle):
         """
         check_timeout(timeout)
         self._api.services.writes.flush(self.id, timeout)
-        return self
+        return self.follow()
 
     def metric_history(self, key: str) -> list[Metric]:
         """All points of a metric, as the store gives them: `key`, `value`, `timestamp` (ms), `step`."""

@@ -56,20 +56,33 @@ class BackgroundRecovery:
         self._publisher_factory = publisher_factory
         self._threads = threads
         self._worker: _Worker | None = None
+        self._found_free: set[Path] = set()
 
     def start(self) -> None:
         """Begin, if there are journals that are not this process's own; a listing of one folder tells.
 
         A folder that can't be read is warned of: a program that only reads the store does without.
         """
+        if self._not_own():
+            self._begin()
+
+    def look_again(self) -> None:
+        """Begin if other journals are free than when this was last called; may be called often."""
+        free = {path for path in self._not_own() if not OwnerLock.is_held(path / "lock")}
+        are_new, self._found_free = not free <= self._found_free, free
+        if are_new:
+            self._begin()
+
+    def _not_own(self) -> list[Path]:
         try:
             paths = journals_in(store_folder_of(self._journal_dir, self._store_uri))
         except JournalError as error:
             logger.warning("whether earlier programs left something to deliver can't be told: %s", error)
-            return
+            return []
         own = OwnerLock.of_this_process() if paths else set()
-        if all(path / "lock" in own for path in paths):
-            return
+        return [path for path in paths if path / "lock" not in own]
+
+    def _begin(self) -> None:
         key = (str(self._journal_dir), self._store_uri)
         with _lock:
             worker = _workers.get(key)

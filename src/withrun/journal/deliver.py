@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import msgspec
 
 from withrun.backend import Backend, DatasetInput
-from withrun.errors import JournalError, NotFound, ServerUnreachable, WithrunError
+from withrun.errors import JournalError, NotFound, WithrunError
+from withrun.journal.apart import Apart, StartedElsewhere
 from withrun.journal.creation import PARENT_TAG, RunCreation, ensure_experiment, ensure_model
 from withrun.journal.describe import describe
 from withrun.journal.disk import JournalFull
@@ -32,15 +33,11 @@ from withrun.journal.retry import Retry
 from withrun.journal.sending import RunIsGone, Sender, Values
 from withrun.journal.spool import Spool
 
-__all__ = ["Accounts", "Deliverer", "StartedElsewhere"]
+__all__ = ["Accounts", "Deliverer"]
 
 logger = logging.getLogger("withrun.journal")
 
 OVER = frozenset({"FINISHED", "FAILED", "KILLED"})
-
-
-class StartedElsewhere(JournalError):
-    """A run was logged to here, and its start waits in another journal."""
 
 
 class Accounts(Protocol):
@@ -54,7 +51,7 @@ class Accounts(Protocol):
 
 
 class Deliverer:
-    """Sends windows to a store; when `deliver` returns, all in it is on the server or set aside.
+    """Sends windows to a store; when `deliver` returns, all in it is on the server, refused, or set apart.
 
     Args:
         backend: the store.
@@ -66,8 +63,8 @@ class Deliverer:
         accounts: told what became of each run's values.
         publisher: publishes artifacts and versions; a journal that holds some needs one.
         pool: delivers runs side by side; None: one after another.
-        wait_for_starts: wait for a run whose start another journal holds, where that is being delivered; else
-            `StartedElsewhere` is raised.
+        apart: takes the runs that wait for what another journal starts, which are passed over from then on;
+            None: `StartedElsewhere` is raised.
     """
 
     def __init__(
@@ -82,7 +79,7 @@ class Deliverer:
         *,
         publisher: Publisher | None = None,
         pool: Pool | None = None,
-        wait_for_starts: bool = True,
+        apart: Apart | None = None,
     ) -> None:
         self._backend = backend
         self._ledger = ledger
@@ -93,7 +90,7 @@ class Deliverer:
         self._accounts = accounts
         self._publisher = publisher
         self._pool = pool
-        self._wait_for_starts = wait_for_starts
+        self._apart = apart
         self._sender = Sender(backend, refused, retry)
 
     def deliver(self, window: Window) -> None:
@@ -102,8 +99,12 @@ class Deliverer:
         May then be called again with the same window: what was delivered already changes nothing.
         """
         for call in window.firsts:
-            self._first(call, window)
-        jobs = [self._job(no, window.refs[no], steps) for no, steps in window.runs.items()]
+            self._first(call)
+        jobs = [
+            self._job(no, window.refs[no], steps)
+            for no, steps in window.runs.items()
+            if not self._is_apart(no)
+        ]
         if self._pool is not None and len(jobs) > 1:
             self._pool.run(jobs)
         else:
@@ -115,39 +116,36 @@ class Deliverer:
         return self._resolve(ref.run_id)
 
     def _server_id(self, ref: RunRef) -> str:
-        """The ID under which the server knows a run; if another journal starts it, see `wait_for_starts`."""
+        """The ID under which the server knows a run; raises `StartedElsewhere`."""
         if ref.run_id != ref.uid:
             return self._resolve(ref.run_id)
-
-        return self._awaited("run", lambda: self._known(ref.uid), ref.run_id)
-
-    def _awaited(self, kind: str, look: Callable[[], str | None], local_id: str) -> str:
-        """The server's ID of what started without the server, perhaps in another journal."""
-
-        def found() -> str:
-            server_id = look()
-            if server_id is not None:
-                return server_id
-            reason = f"{kind} {local_id} started without the server and has not been delivered yet"
-            if self._wait_for_starts:
-                raise ServerUnreachable(reason)
-            raise StartedElsewhere(f"{reason}: its start is in another journal, which comes first")
-
-        return self._retry.call(found, gated=False)
+        server_id = self._known(ref.uid)
+        if server_id is None:
+            raise StartedElsewhere("run", ref.uid)
+        return server_id
 
     def _referred(self, kind: str, given: str) -> str:
         """The server's ID of the experiment or parent that a run names.
 
-        One that will never be there, because it was refused, stays as it is.
+        One that will never be there, because it was refused, stays as it is; raises `StartedElsewhere`.
         """
-        if not looks_local(given):
-            return self._resolve_kind(kind, given) or given
+        known = self._resolve_kind(kind, given)
+        if known is None and looks_local(given) and not self._local_ids.resolve("refused", given):
+            raise StartedElsewhere(kind, given)
+        return known or given
 
-        def look() -> str | None:
-            known = self._resolve_kind(kind, given)
-            return given if known is None and self._local_ids.resolve("refused", given) else known
+    def is_settled(self, why: StartedElsewhere) -> bool:
+        """Whether what a run waits for is on the server by now, or was refused."""
+        kind, local_id = why.kind, why.local_id
+        return bool(self._resolve_kind(kind, local_id) or self._local_ids.resolve("refused", local_id))
 
-        return self._awaited(kind, look, given)
+    def _is_apart(self, no: int) -> bool:
+        return self._apart is not None and no in self._apart
+
+    def _set_apart(self, no: int, why: StartedElsewhere) -> None:
+        if self._apart is None:
+            raise why
+        self._apart.add(no, why)
 
     def _resolve_kind(self, kind: str, given: str) -> str | None:
         return self._known(given) if kind == "run" else self._local_ids.resolve(kind, given)
@@ -159,10 +157,14 @@ class Deliverer:
         return self._known(run_id) or run_id
 
     # --- what must be there first ---
-    def _first(self, call: Call, window: Window) -> None:
+    def _first(self, call: Call) -> None:
         kind, no, _, fields = call.record[:4]
         if kind == Kind.CREATE:
-            self._create(no, msgspec.convert(fields, RunIntent), call)
+            try:
+                if not self._is_apart(no):
+                    self._create(no, msgspec.convert(fields, RunIntent), call)
+            except StartedElsewhere as why:
+                self._set_apart(no, why)
             return
         try:
             if kind == Kind.EXPERIMENT:
@@ -227,7 +229,15 @@ class Deliverer:
         if refused is not None:
             self._set_aside(no, ref.run_id, steps, WithrunError(refused), whole_run=True)
             return
-        run_id = self._server_id(ref)
+        try:
+            run_id = self._server_id(ref)
+            # Before anything is sent: a run is set apart with all that a window holds of it.
+            for step in steps:
+                if isinstance(step, Batch) and PARENT_TAG in step.tags:
+                    step.tags = self._with_parent(step.tags)
+        except StartedElsewhere as why:
+            self._set_apart(no, why)
+            return
         for index, step in enumerate(steps):
             try:
                 if isinstance(step, Batch):
@@ -245,8 +255,6 @@ class Deliverer:
         return self._local_ids.resolve("refused", ref.uid)
 
     def _send_batch(self, no: int, run_id: str, batch: Batch) -> None:
-        if PARENT_TAG in batch.tags:
-            batch.tags = self._with_parent(batch.tags)
         refusals = self._sender.send(run_id, Values.of(batch))
         self._accounts.settle(no, batch.count - len(refusals), refusals)
 

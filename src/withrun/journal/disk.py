@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import sys
 import threading
 import time
@@ -17,7 +18,15 @@ from pathlib import Path
 
 from withrun.errors import JournalError
 
-__all__ = ["JournalFull", "OwnerLock", "can_map", "file_system_of", "make_private", "store_key"]
+__all__ = [
+    "JournalFull",
+    "OwnerLock",
+    "can_map",
+    "file_system_of",
+    "make_private",
+    "store_key",
+    "write_private",
+]
 
 RESERVING = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs", "ramfs", "f2fs", "jfs"})
 """File systems where a reserved block is there when a mapped page is written back.
@@ -73,6 +82,19 @@ def make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise unusable(folder, error) from error
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner reads; there whole or not at all, with a clear error."""
+    make_private(path.parent)
+    fresh = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(content)
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise unusable(path.parent, error) from error
 
 
 def unusable(folder: Path, error: OSError) -> JournalError:

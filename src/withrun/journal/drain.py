@@ -6,12 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 from withrun.backend import Backend
 from withrun.errors import JournalError, WithrunError
+from withrun.journal.apart import Apart
 from withrun.journal.creation import settle_intents
 from withrun.journal.deliver import Deliverer
 from withrun.journal.folder import JournalFolder
+from withrun.journal.position import Position
 from withrun.journal.reader import JournalReader
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.spool import Spool
@@ -36,7 +39,8 @@ class Drain:
 
     Attributes:
         kick: set to have it look at once.
-        done: the position up to which all is settled.
+        done: the position up to which all is settled, but for what is set apart.
+        apart: the runs that wait for what another journal starts.
         failure: what ended the thread, if it is dead before its time.
     """
 
@@ -45,13 +49,16 @@ class Drain:
         folder: JournalFolder,
         writer: Writer,
         deliverer: Deliverer,
+        apart: Apart,
         spool: Spool,
         retry: Retry,
         backend: Backend,
         on_window: Callable[[], None],
+        on_waiting: Callable[[], None],
     ) -> None:
         self.kick = retry.kick
         self.done = folder.acknowledged.position
+        self.apart = apart
         self.failure: BaseException | None = None
         self._folder = folder
         self._writer = writer
@@ -60,6 +67,7 @@ class Drain:
         self._retry = retry
         self._backend = backend
         self._on_window = on_window
+        self._on_waiting = on_waiting
         self._reader = JournalReader(folder, writer.limit)
         self._waiters = 0
         self._fresh_since: float | None = None
@@ -97,6 +105,8 @@ class Drain:
     def _run(self) -> None:
         try:
             while not self._retry.stop.is_set():
+                if self.apart.is_time():
+                    self._look_after_those_apart()
                 if not (self._due() and self._deliver_next()):
                     self.kick.wait(POLL)
                     self.kick.clear()
@@ -134,15 +144,48 @@ class Drain:
         if window is None:
             # Nothing readable up to here: what was read is all there is.
             return False
+        self.apart.window = self.done
         self._deliverer.deliver(window)
         if self._folder.ledger.withdrawn:
             self._retry.call(lambda: settle_intents(self._backend, self._folder.ledger, abandoned=False))
-        self._folder.acknowledged.move(window.end)
-        self._folder.delete_segments(window.end.segment)
-        self._spool.sweep()
         self.done = window.end
-        self._on_window()
+        self._acknowledge()
         return True
+
+    def _acknowledge(self) -> None:
+        position = self.apart.acknowledged(self.done)
+        self._folder.acknowledged.move(position)
+        self._folder.delete_segments(position.segment)
+        if not self.apart:
+            self._spool.sweep()  # else what was published is needed by whoever delivers all of this again
+        self._on_window()
+
+    # --- runs set apart ---
+    def _look_after_those_apart(self) -> None:
+        """Deliver what has become possible of the runs that wait for other journals."""
+        able = {no: self.apart.begin(no) for no in self.apart.able(self._deliverer.is_settled)}
+        for begin, end in pairwise([*sorted(set(able.values())), self.done]):
+            self._deliver_again(begin, end, [no for no, start in able.items() if start <= begin])
+        for no in able:
+            self.apart.end(no)
+        if able:
+            self._acknowledge()
+        if self.apart:
+            self._on_waiting()
+
+    def _deliver_again(self, begin: Position, end: Position, numbers: list[int]) -> None:
+        """Deliver what a stretch of the journal holds of some runs, all others of which are delivered."""
+        reader = JournalReader(
+            self._folder, lambda segment: end.offset if segment == end.segment else None, begin
+        )
+        try:
+            self.apart.window = begin
+            while (window := reader.window()) is not None:
+                self._deliverer.deliver(window.only(numbers))
+                self.apart.window = window.end
+                self.apart.delivered(numbers, window.end)
+        finally:
+            reader.close()
 
 
 class _Hurry:

@@ -18,7 +18,10 @@ from typing import Literal, TypeVar
 import msgspec
 
 from withrun.backend import Backend
+from withrun.deadline import within
 from withrun.errors import JournalError, ServerUnreachable, WithrunError
+from withrun.journal.apart import Apart
+from withrun.journal.background import BackgroundRecovery
 from withrun.journal.creation import OWNER_TAG, RunCreation
 from withrun.journal.deliver import Deliverer
 from withrun.journal.disk import JournalFull
@@ -26,7 +29,7 @@ from withrun.journal.folder import store_folder_of
 from withrun.journal.gate import Gate, was_forked_in_a_call
 from withrun.journal.ledger import Ledger
 from withrun.journal.live import Live, kept_path, refused_path
-from withrun.journal.local_ids import LocalIds
+from withrun.journal.local_ids import LocalIds, looks_local
 from withrun.journal.pack import RunRef, Window
 from withrun.journal.pool import Pool
 from withrun.journal.publisher import Publisher
@@ -98,6 +101,7 @@ class Journal:
         self._open_runs: set[str] = set()
         self._closed = False
         self._live: Live | None = None
+        self._recovery: BackgroundRecovery | None = None
         self._start_over()
         _journals.add(self)
 
@@ -136,7 +140,11 @@ class Journal:
 
     def known(self, run_id: str) -> RunLog | None:
         """The log of a run that was logged to here and is in use or has something pending, else None."""
-        return self._logs.known(run_id)
+        log = self._logs.known(run_id)
+        if log is None and not looks_local(run_id):
+            local_id = self.local_ids.local_of("run", run_id)
+            log = None if local_id is None else self._logs.known(local_id)
+        return log
 
     def run(self, run_id: str, *, uid: str = "") -> RunLog:
         """The log of a run that exists; the same object for the same run, as long as it is in use.
@@ -145,8 +153,9 @@ class Journal:
             run_id: its ID on the server, or its local ID.
             uid: the same local ID, if it may not have been delivered yet.
         """
-        server_id = self.local_ids.resolve("run", run_id) if uid else None
-        return self._logs.get(run_id, uid, server_id)
+        if uid:
+            return self._logs.get(run_id, uid, self.local_ids.resolve("run", run_id))
+        return self.known(run_id) or self._logs.get(run_id, uid, None)
 
     def create_run(
         self,
@@ -172,7 +181,8 @@ class Journal:
             ledger = Ledger(None)
         creation = RunCreation(self._connected(), intent)
         try:
-            record = self._patient(timeout).call(creation.attempt)
+            with within(timeout):
+                record = self._patient(timeout).call(creation.attempt)
         except GaveUp as gave_up:
             if on_unreachable == "offline":
                 return self.create_local_run(intent)
@@ -288,11 +298,11 @@ class Journal:
         retry = Retry(stop=self._stop, kick=threading.Event(), gate=self._gate, patience=_DIRECT_PATIENCE)
         live = self._live
         if live is not None:
-            deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, None)
+            deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry)
         else:
             spool = Spool(self.store_folder, kept_path(self.store_folder, "direct"))
             refused = RefusedFile(refused_path(self.store_folder, "direct"))
-            deliverer = self._deliverer(Ledger(None), spool, refused, retry, None)
+            deliverer = self._deliverer(Ledger(None), spool, refused, retry)
         self._logs.has_pending(log)
         try:
             deliverer.deliver(window)
@@ -319,21 +329,63 @@ class Journal:
             tell: called now and then meanwhile, to show how it goes on.
 
         Returns:
-            Whether it is; False also if this process delivers nothing.
+            Whether it is; False also if this process delivers nothing, or, with no limit to the time, if the
+            run waits for what another journal starts and nobody delivers.
 
         Raises:
             JournalError: the drain has died.
         """
-        return self._wait(lambda: log.settled >= position, exit_timeout, timeout, tell)
+        is_endless = timeout is None and exit_timeout is None
+        self._wait(
+            lambda: log.settled >= position or (is_endless and self._is_stuck(log.no)),
+            exit_timeout,
+            timeout,
+            tell,
+        )
+        return log.settled >= position
 
-    def flush(self, timeout: float | None = None, *, exit_timeout: float | None = None) -> bool:
-        """Wait until all that was journaled here before is on the server or refused; see `wait`."""
+    def flush(
+        self, timeout: float | None = None, *, exit_timeout: float | None = None, apart: bool = True
+    ) -> bool:
+        """Wait until all that was journaled here before is on the server or refused; see `wait`.
+
+        Args:
+            timeout: give up after so many seconds in any case; None: never.
+            exit_timeout: give up after so many seconds without progress; None: never.
+            apart: wait also for the runs that wait for what another journal starts.
+        """
         live = self._live
         if live is None:
             return True
-        position = live.writer.position
-        drain = live.drain
-        return self._wait(lambda: drain is not None and drain.done >= position, exit_timeout, timeout)
+        drain, position = live.drain, live.writer.position
+        if drain is None:
+            return False
+        is_endless = timeout is None and exit_timeout is None
+
+        def is_done() -> bool:
+            waits = apart and bool(drain.apart) and not (is_endless and self._is_stuck())
+            return drain.done >= position and not waits
+
+        return self._wait(is_done, exit_timeout, timeout) and not (apart and drain.apart)
+
+    def _is_stuck(self, no: int | None = None) -> bool:
+        """Whether a run, or any, waits for what another journal starts, and nobody is about to deliver it."""
+        drain = self._live.drain if self._live else None
+        return drain is not None and drain.apart.is_stuck(no) and not self._is_recovering
+
+    @property
+    def _is_recovering(self) -> bool:
+        return self._recovery is not None and not self._recovery.wait(0)
+
+    def _recover(self) -> None:
+        """Have delivered what runs wait for, as far as nobody holds it."""
+        recovery, connect = self._recovery, self._connect
+        if recovery is None and connect is not None:
+            recovery = self._recovery = BackgroundRecovery(
+                self.store_folder.parent, self.store_uri, connect, self._make_publisher, self._threads
+            )
+        if recovery is not None:
+            recovery.look_again()
 
     def let_go(self, ended: RunLog) -> None:
         """Offline, when a run was ended: leave all to `sync`, unless another run is still open.
@@ -360,9 +412,15 @@ class Journal:
 
     @property
     def trouble(self) -> WithrunError | None:
-        """Why records wait; None while they go through."""
+        """Why no records go through; None while they do."""
         live = self._live
         return live.drain.trouble if live and live.drain else None
+
+    @property
+    def held_up(self) -> WithrunError | None:
+        """Why some records wait; None if all go through."""
+        live = self._live
+        return (live.drain.trouble or live.drain.apart.why()) if live and live.drain else None
 
     def take_refusals(self, log: RunLog | None = None) -> list[Refusal]:
         """The refusals, of one run or of all, that nobody was given yet; each is given once."""
@@ -412,11 +470,20 @@ class Journal:
     def _start_drain(self, live: Live) -> None:
         retry = Retry(stop=self._stop, kick=self._kick, gate=self._gate)
         live.pool = Pool(self._threads) if self._threads > 1 else None
-        deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, live.pool)
-        live.start_drain(deliverer, retry, self._connected(), self._logs.window_done)
+        apart = Apart(live.folder.acknowledged.position)
+        deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, live.pool, apart)
+        live.start_drain(
+            deliverer, apart, retry, self._connected(), self._logs.window_done, self._recover
+        )
 
     def _deliverer(
-        self, ledger: Ledger, spool: Spool, refused: RefusedFile, retry: Retry, pool: Pool | None
+        self,
+        ledger: Ledger,
+        spool: Spool,
+        refused: RefusedFile,
+        retry: Retry,
+        pool: Pool | None = None,
+        apart: Apart | None = None,
     ) -> Deliverer:
         backend = self._connected()
         return Deliverer(
@@ -429,6 +496,7 @@ class Journal:
             self._logs,
             publisher=None if self._make_publisher is None else self._make_publisher(backend),
             pool=pool,
+            apart=apart,
         )
 
     def close(self, *, exit_timeout: float | None = 30.0) -> bool:
@@ -443,13 +511,19 @@ class Journal:
         settled = stopped = True
         if live is not None:
             try:
-                if not self.flush(exit_timeout=exit_timeout) and exit_timeout is not None:
+                if not self.flush(exit_timeout=exit_timeout, apart=False) and exit_timeout is not None:
                     # Patience may have been spent before: one more attempt, the server may be back.
-                    self.flush(min(_LAST_ATTEMPT, exit_timeout))
+                    self.flush(min(_LAST_ATTEMPT, exit_timeout), apart=False)
+                if self._is_recovering:
+                    self.flush(exit_timeout=exit_timeout)
+                else:
+                    self.flush(_LAST_ATTEMPT)
             except JournalError as error:
                 logger.error("%s", error)
             settled, stopped = live.close(_STOPPING if exit_timeout is None else min(_STOPPING, exit_timeout))
             self._live = None
+            if self._recovery is not None:
+                self._recovery.close()
             if live.drain is not None and not settled:
                 self._warn_kept(live)
         if stopped and self._backend is not None:
@@ -470,7 +544,8 @@ class Journal:
         if self._logs.warned:
             return
         self._logs.warned = True
-        why = f" ({live.drain.trouble})" if live.drain and live.drain.trouble else ""
+        trouble = (live.drain.trouble or live.drain.apart.why()) if live.drain else None
+        why = f" ({trouble})" if trouble is not None else ""
         logger.warning(
             "about %d logged values are not on the server %s yet%s. They are kept in %s; the next program "
             "that uses this store, or `withrun sync`, delivers them.",
@@ -484,7 +559,7 @@ class Journal:
         """In a forked child: leave the parent's journal alone; the next record opens another."""
         live, self._live = self._live, None
         self._start_over()
-        self._backend = None
+        self._backend = self._recovery = None
         self._open_runs.clear()
         self._logs.forked()
         self._itself.leave_to_parent()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from withrun.backend import Backend
+from withrun.journal.apart import Apart
 from withrun.journal.deliver import Deliverer
 from withrun.journal.drain import Drain
 from withrun.journal.folder import JournalFolder
@@ -58,10 +59,18 @@ class Live:
         return cls(folder, writer, refused, Spool(folder.spool, kept_path(store_folder, folder.id)))
 
     def start_drain(
-        self, deliverer: Deliverer, retry: Retry, backend: Backend, on_window: Callable[[], None]
+        self,
+        deliverer: Deliverer,
+        apart: Apart,
+        retry: Retry,
+        backend: Backend,
+        on_window: Callable[[], None],
+        on_waiting: Callable[[], None],
     ) -> None:
         """Deliver from now on, in a thread of its own."""
-        drain = Drain(self.folder, self.writer, deliverer, self.spool, retry, backend, on_window)
+        drain = Drain(
+            self.folder, self.writer, deliverer, apart, self.spool, retry, backend, on_window, on_waiting
+        )
         try:
             drain.start()
         except RuntimeError as error:
@@ -95,7 +104,7 @@ class Live:
         """
         stopped = self.drain.stop(timeout) if self.drain else True
         position = self.writer.position
-        settled = self.drain is not None and self.drain.done >= position
+        settled = self.drain is not None and self.drain.done >= position and not self.drain.apart
         self.writer.seal()
         if self.pool is not None:
             self.pool.close()

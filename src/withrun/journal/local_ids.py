@@ -51,6 +51,7 @@ class LocalIds:
     def __init__(self, store_folder: Path) -> None:
         self.path = store_folder / "local-ids.jsonl"
         self._known: dict[tuple[str, str], str] = {}
+        self._locals: dict[tuple[str, str], str] = {}
         self._read = 0
 
     def resolve(self, kind: str, local: str) -> str | None:
@@ -64,9 +65,7 @@ class LocalIds:
     def local_of(self, kind: str, server: str) -> str | None:
         """The local ID that a server's ID had, if it had one."""
         self._refresh()
-        return next(
-            (key[1] for key, value in self._known.items() if key[0] == kind and value == server), None
-        )
+        return self._locals.get((kind, server))
 
     def add(self, kind: str, local: str, server: str) -> None:
         """Remember an ID that the server gave."""
@@ -87,7 +86,11 @@ class LocalIds:
             raise unusable(self.path.parent, error) from error
         finally:
             os.close(descriptor)
+        self._note(kind, local, server)
+
+    def _note(self, kind: str, local: str, server: str) -> None:
         self._known[kind, local] = server
+        self._locals[kind, server] = local
 
     def _ends_with_newline(self) -> bool:
         with self.path.open("rb") as file:
@@ -108,7 +111,7 @@ class LocalIds:
                         entry = _decode(line)
                     except msgspec.DecodeError:
                         continue  # a line cut off by a full disk: its ID is found again by its tag
-                    self._known[entry.kind, entry.local] = entry.server
+                    self._note(entry.kind, entry.local, entry.server)
         except FileNotFoundError:
             return
         self._read = max(self._read, at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -114,6 +115,14 @@ class Window:
                 logger.error("a journal record makes no sense and was skipped (%s): %r", error, payload[:200])
         self.read += len(payloads)
         self.size += sum(map(len, payloads))
+
+    def only(self, numbers: Collection[int]) -> Window:
+        """The part of it that is of some runs."""
+        part = Window()
+        part.end, part.refs = self.end, self.refs
+        part.firsts = [call for call in self.firsts if call.record[1] in numbers]
+        part.runs = {no: steps for no, steps in self.runs.items() if no in numbers}
+        return part
 
     def _take(self, record: list[Any], refs: dict[int, RunRef]) -> None:
         kind, no = record[0], record[1]

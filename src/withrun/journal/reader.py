@@ -21,7 +21,7 @@ WINDOW_BYTES = 4 << 20
 
 
 class JournalReader:
-    """Follows the segments of a journal from its acknowledged position on.
+    """Follows the segments of a journal from a position on.
 
     Attributes:
         damaged: bytes that could not be read, in all segments so far.
@@ -29,12 +29,19 @@ class JournalReader:
     Args:
         folder: the journal.
         limit: tells up to where a segment is complete; None: to its end, for nobody writes to it any more.
+        start: where to begin; default: what is acknowledged.
     """
 
-    def __init__(self, folder: JournalFolder, limit: Callable[[int], int | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        folder: JournalFolder,
+        limit: Callable[[int], int | None] = lambda _: None,
+        start: Position | None = None,
+    ) -> None:
         self.damaged = 0
         self._folder = folder
         self._limit = limit
+        self._start = self._at = start or folder.acknowledged.position
         self._segment: SegmentReader | None = None
         self._number = 0
         self._refs: dict[int, RunRef] = {}
@@ -47,8 +54,10 @@ class JournalReader:
             if window.read >= WINDOW_RECORDS or window.size >= WINDOW_BYTES:
                 break
         window.end = Position(self._number, self._segment.offset if self._segment else 0)
-        moved = window.end > self._folder.acknowledged.position
-        return window if window.read or (moved and self._number) else None
+        if not window.read and (not self._number or window.end <= self._at):
+            return None
+        self._at = window.end
+        return window
 
     def _payloads(self) -> Iterator[list[bytes]]:
         while True:
@@ -70,8 +79,8 @@ class JournalReader:
 
     def _open_next(self) -> bool:
         """Go on to the next segment; False if there is none yet."""
-        start = self._folder.acknowledged.position
-        waiting = [number for number in self._folder.segments() if number > self._number]
+        least = max(self._number + 1, self._start.segment)
+        waiting = [number for number in self._folder.segments() if number >= least]
         if not waiting:
             return False
         self.close()
@@ -79,8 +88,8 @@ class JournalReader:
         self._refs = {}
         path = segment_path(self._folder.path, self._number)
         self._segment = SegmentReader(path)
-        if self._number == start.segment:
-            self._catch_up(self._segment, start.offset)
+        if self._number == self._start.segment:
+            self._catch_up(self._segment, self._start.offset)
         return True
 
     def _catch_up(self, segment: SegmentReader, offset: int) -> None:

@@ -16,8 +16,9 @@ import msgspec
 
 from withrun.backend import Backend
 from withrun.errors import NotFound, WithrunError
+from withrun.journal.apart import StartedElsewhere
 from withrun.journal.creation import OWNER_TAG, settle_intents
-from withrun.journal.deliver import Deliverer, StartedElsewhere
+from withrun.journal.deliver import Deliverer
 from withrun.journal.disk import OwnerLock
 from withrun.journal.folder import JournalFolder, Origin, journals_in, store_folder_of
 from withrun.journal.follower import Follower
@@ -240,7 +241,6 @@ class _Recovery:
             self,
             publisher=publisher,
             pool=pool,
-            wait_for_starts=False,
         )
 
     def run(self) -> None:

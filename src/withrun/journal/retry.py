@@ -31,8 +31,8 @@ _PASSING = frozenset({408, 425, 429})
 """Statuses below 500 that say nothing against the record."""
 
 LONGEST_ASKED = 60.0
-"""Seconds of pause that a server can ask for, however many it says. It may be back earlier: a maintenance page
-that says an hour must not hold a journal for one, and an attempt a minute is no load."""
+"""Seconds of pause that a server can ask for, however many it says. It may be back earlier: a maintenance
+page that says an hour must not hold a journal for one, and an attempt a minute is no load."""
 
 TRANSFER_ATTEMPTS = 7
 """Attempts to transfer a file, over some ten seconds: whether the failure will pass can't be told from it."""
@@ -163,6 +163,8 @@ class Retry:
         self.trouble = error
         asked = min(getattr(error, "retry_after", None) or 0.0, LONGEST_ASKED)
         pause = min(_LONGEST, _FIRST * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        if self.patience is not None:
+            pause = min(pause, max(self.patience - waited, 0.0))  # the last attempt comes just in time
         if self.stop.is_set() or (self.patience is not None and waited + asked >= self.patience):
             raise GaveUp from error
         if asked and self.stop.wait(asked):

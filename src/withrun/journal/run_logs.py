@@ -55,6 +55,8 @@ class RunLogs:
             if log is None:
                 log = self.add(run_id, uid)
                 log.server_id = log.server_id or server_id
+            if server_id is not None:
+                self._by_id[server_id] = log  # one log, whatever the run is called by
             return log
 
     def add(self, run_id: str, uid: str, record: RunRecord | None = None) -> RunLog:
@@ -94,6 +96,8 @@ class RunLogs:
         log = self._by_no.get(no)
         if log is not None:
             log.server_id = run_id
+            with self._lock:
+                self._by_id[run_id] = log
 
     def window_done(self) -> None:
         """A window is settled: forget the runs that nobody holds any more and that have nothing pending."""

@@ -21,6 +21,7 @@ from withrun.services.entities import EntityBuilder
 from withrun.services.experiments import ExperimentService
 from withrun.services.local_backend import LocalBackend
 from withrun.services.local_entities import LocalEntities
+from withrun.services.local_names import LocalNames
 from withrun.services.long_values import LongValues, OnLongValue
 from withrun.services.metadata import MetadataService
 from withrun.services.models import ModelService
@@ -85,6 +86,7 @@ class Services:
     artifacts: ArtifactService
     metadata: MetadataService
     search: SearchService
+    names: LocalNames
 
 
 class _Journaled(NamedTuple):
@@ -127,6 +129,7 @@ def assemble(
         recovery = BackgroundRecovery(
             policy.journal_dir, connected.store_uri, delivery.connect, publisher, delivery.threads
         )
+    names = LocalNames(None if journaled is None else journaled.ids, keys.uid)
     writes = WritePath(
         connected.store_uri,
         policy,
@@ -148,7 +151,7 @@ def assemble(
         spool=writes.spool_of,
         journal_dir=None if policy is None else policy.journal_dir.absolute(),
     )
-    long_values = LongValues(artifacts, options.on_long_value)
+    long_values = LongValues(artifacts, writes, options.on_long_value)
     build = EntityBuilder(keys, options.data_translation, long_values.whole)
     experiments = ExperimentService(backend, writes, build, options.data_translation)
     runs = RunService(backend, writes, experiments, long_values, build, keys, options.data_translation)
@@ -168,6 +171,7 @@ def assemble(
         experiments,
         runs,
         models,
+        names,
         cached=metadata if options.offline_mode else None,
     )
-    return Services(backend, writes, recovery, experiments, runs, models, artifacts, metadata, search)
+    return Services(backend, writes, recovery, experiments, runs, models, artifacts, metadata, search, names)

@@ -23,11 +23,11 @@ class EntityBuilder:
     Args:
         keys: the tags that a run's relations are kept in.
         translation: decodes params and tags.
-        whole: fetches the text that a preview stands for from the artifacts of its run.
+        whole: fetches the text that a preview stands for from the artifacts of its run; None if it is gone.
     """
 
     def __init__(
-        self, keys: TagKeys, translation: DataTranslation, whole: Callable[[Run, Preview], str]
+        self, keys: TagKeys, translation: DataTranslation, whole: Callable[[Run, Preview], str | None]
     ) -> None:
         self._keys = keys
         self._translation = translation

@@ -15,7 +15,6 @@ from withrun.errors import (
     ServerUnreachable,
 )
 from withrun.journal import ExperimentIntent, new_uid
-from withrun.journal.retry import is_passing
 from withrun.schema import Experiment
 from withrun.services.entities import EntityBuilder
 from withrun.services.identify import check_types
@@ -63,8 +62,9 @@ class ExperimentService:
         """
         _check_name(name)
         try:
-            return self._fetch_or_create(name)
-        except (OfflineError, ServerUnreachable) as error:
+            with self._writes.briefly():
+                return self._fetch_or_create(name)
+        except (OfflineError, ServerError, ServerUnreachable) as error:
             if not self._writes.may_go_on_without(error):
                 raise
         intent = ExperimentIntent(new_uid(), name)
@@ -99,9 +99,10 @@ class ExperimentService:
         will tell.
         """
         try:
-            return self._remember(_refuse_deleted(self._record(experiment_id)))
+            with self._writes.briefly():
+                return self._remember(_refuse_deleted(self._record(experiment_id)))
         except (OfflineError, ServerError, ServerUnreachable) as error:
-            if not (must_start and is_passing(error)) and not self._writes.may_go_on_without(error):
+            if not self._writes.may_go_on_without(error, must_start=must_start):
                 raise
             return self._known.get(experiment_id) or Experiment(
                 id=experiment_id, name="Default" if experiment_id == "0" else ""

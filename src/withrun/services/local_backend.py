@@ -23,7 +23,7 @@ from withrun.backend import (
     VersionRecord,
     ViewType,
 )
-from withrun.errors import OfflineError
+from withrun.errors import OfflineError, ServerUnreachable
 from withrun.journal import LocalIds, looks_local
 from withrun.journal.replay import LocalStore
 from withrun.services.tag_keys import TagKeys
@@ -42,7 +42,7 @@ class LocalBackend:
     for the server's. Of one that was not, runs, experiments, versions and metric histories are read from the
     journals; what would write to it raises `OfflineError`, because such writes go through the journal.
 
-    Experiments and models by name are the server's to tell. Only where it can't be asked (`OfflineError`)
+    Experiments and models by name are the server's to tell. Only where it can't be asked
     those in the journals answer; else a name that nothing but a journal knows would never be created.
 
     Args:
@@ -164,7 +164,7 @@ class LocalBackend:
         """Fetch an experiment by name."""
         try:
             return self._backend.get_experiment_by_name(name)
-        except OfflineError:
+        except (OfflineError, ServerUnreachable):
             found = self._local.experiment_by_name(name)
             if found is None:
                 raise
@@ -311,7 +311,7 @@ class LocalBackend:
         """Fetch a registered model."""
         try:
             return self._backend.get_model(name)
-        except OfflineError:
+        except (OfflineError, ServerUnreachable):
             found = self._local.model(name)
             if found is None:
                 raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
+import logging
 from pathlib import Path
 from typing import Literal
 
 from withrun.errors import ArtifactNotFound, InvalidArgument, TransferError
 from withrun.schema import Run
 from withrun.services.artifacts import ArtifactService, of_run
+from withrun.services.writes import WritePath
 from withrun.values import Preview, make_preview
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "OnLongValue",
     "max_tag_length",
 ]
+
+logger = logging.getLogger("withrun")
 
 MAX_PARAM_LENGTH = 6000
 """Characters of a param's value, MLflow's limit since 2.8."""
@@ -35,12 +38,14 @@ class LongValues:
     """Moves long values into artifacts and back.
 
     Args:
-        artifacts: where the whole texts go.
+        artifacts: where the whole texts are read.
+        writes: how they get there.
         on_long_value: `"artifact"`, or `"error"` to refuse them.
     """
 
-    def __init__(self, artifacts: ArtifactService, on_long_value: OnLongValue) -> None:
+    def __init__(self, artifacts: ArtifactService, writes: WritePath, on_long_value: OnLongValue) -> None:
         self._artifacts = artifacts
+        self._writes = writes
         self._on_long_value = on_long_value
 
     def shorten(self, texts: dict[str, str], limit: int, kind: str) -> tuple[dict[str, str], list[str]]:
@@ -62,23 +67,28 @@ class LongValues:
             whole.append(text)
         return stored, whole
 
-    def publish(self, run: Run, whole: list[str]) -> None:
-        """Keep whole texts as artifacts of their run. To be done before a preview of them is stored."""
+    def publish(self, run_id: str, whole: list[str]) -> None:
+        """Keep whole texts as artifacts of their run, in the order of logging, before their previews."""
         for text in whole:
-            path = make_preview(text)[1].path
-            # Named by its digest: what lies there already is that text, unless its upload was cut off.
-            if self._artifacts.size(of_run(run, path)) != len(text.encode()):
-                self._artifacts.log(run, partial(_write, text), path)
+            self._writes.spool_file(run_id, make_preview(text)[1].path, text.encode())
 
-    def whole(self, run: Run, preview: Preview) -> str:
-        """Fetch the text that a preview stands for, and check that it is that text."""
+    def whole(self, run: Run, preview: Preview) -> str | None:
+        """Fetch the text that a preview stands for, and check that it is that text.
+
+        None, with a warning, if it is gone: that one value must not make its run unreadable, nor every search
+        that meets the run. The preview, which says that it is one, stays.
+        """
         try:
             content = self._artifacts.load(of_run(run, preview.path), Path.read_bytes)
         except ArtifactNotFound as exc:
-            raise ArtifactNotFound(
-                f"run {run.id} keeps a value of {preview.length} characters in {preview.path}, "
-                f"which can't be read: {exc}"
-            ) from exc
+            logger.warning(
+                "run %s keeps a value of %d characters in %s, which can't be read: %s",
+                run.id,
+                preview.length,
+                preview.path,
+                exc,
+            )
+            return None
         if hashlib.sha256(content).hexdigest() != preview.sha256:
             raise TransferError(f"{preview.path} of run {run.id} is not the value that was logged there")
         return content.decode()
@@ -90,7 +100,3 @@ def max_tag_length(server_version: str) -> int:
     if len(parts) < 2 or not all(part.isdigit() for part in parts[:2]):
         return OLD_MAX_TAG_LENGTH
     return MAX_TAG_LENGTH if (int(parts[0]), int(parts[1])) >= (2, 19) else OLD_MAX_TAG_LENGTH
-
-
-def _write(text: str, target: Path) -> None:
-    target.write_bytes(text.encode())

@@ -99,6 +99,12 @@ class MetadataService:
             is_stale = self._local.repo_url(run.id) not in (None, run.repo_url)
         return self.run(run.id) if is_stale else run
 
+    def current_version(self, version: ModelVersion) -> ModelVersion:
+        """A version with its run as the server knows it by now; see `current`."""
+        if version.run is None or (run := self.current(version.run)) is version.run:
+            return version
+        return version.model_copy(update={"run": run})
+
     def repo_url(self, run_id: str) -> str:
         """Where a run's artifacts lie, asked for once: on a server that never changes."""
         known = self._repos.get(run_id)

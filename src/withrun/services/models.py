@@ -9,7 +9,14 @@ from typing import Any
 
 from withrun.backend import Backend, KeyValue, VersionRecord
 from withrun.cache.layout import overlap
-from withrun.errors import AlreadyExists, InvalidArgument, NotFound, OfflineError, ServerUnreachable
+from withrun.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    OfflineError,
+    ServerError,
+    ServerUnreachable,
+)
 from withrun.journal import ModelIntent, VersionIntent, new_uid
 from withrun.schema import Model, ModelVersion, Run
 from withrun.services.entities import EntityBuilder
@@ -66,8 +73,9 @@ class ModelService:
         """
         _check_name(name)
         try:
-            return self._fetch_or_create(name)
-        except (OfflineError, ServerUnreachable) as error:
+            with self._writes.briefly():
+                return self._fetch_or_create(name)
+        except (OfflineError, ServerError, ServerUnreachable) as error:
             if not self._writes.may_go_on_without(error):
                 raise
             return self.promise(name)

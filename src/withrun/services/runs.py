@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from withrun.backend import Backend, KeyValue, Metric, RunRecord
-from withrun.errors import InvalidArgument
+from withrun.errors import InvalidArgument, OfflineError, ServerError, ServerUnreachable
 from withrun.journal import RunIntent, new_uid
 from withrun.schema import Experiment, Run, RunStatus
 from withrun.services.entities import EntityBuilder
@@ -24,7 +23,7 @@ from withrun.services.source_tags import source_tags
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
 from withrun.services.writes import WritePath
-from withrun.values import check_key, metrics_to_floats, value_at
+from withrun.values import check_key, metrics_to_floats, put, value_at
 
 __all__ = ["RunService", "now_ms"]
 
@@ -49,6 +48,7 @@ class RunService:
         self._build = build
         self._keys = keys
         self._translation = translation
+        self._known_tag_limit: int | None = None
 
     # --- life ---
 
@@ -79,10 +79,15 @@ class RunService:
             record = self._local_record(intent)
         run = self._build.run(record, exp, whole=False)
         run.status = status  # declared just now, which the record was too early for
-        if whole:  # they can only go where the run's artifacts are, which is known once it is created
-            self._long_values.publish(run, whole)
-            self._build.complete(run)
+        if whole:
+            self._long_values.publish(run.id, whole)
+            self._show_whole(run, texts)
         return run
+
+    def _show_whole(self, run: Run, texts: dict[str, str]) -> None:
+        """Show long tags as they were given: the artifacts that keep them whole are on their way."""
+        for key, value in self.values_of(texts).items():
+            run.tags = put(run.tags, key, value)
 
     def _local_record(self, intent: RunIntent) -> RunRecord:
         """A run that has started without the server, which names one that has no name; this name stays."""
@@ -93,7 +98,8 @@ class RunService:
             status=intent.status,
             start_time=intent.start_time,
             artifact_uri=str(self._writes.local_repo(intent.uid)),
-            tags=tuple(KeyValue(*item) for item in intent.tags.items()),
+            # Where its artifacts are to go is the server's business: they are not there yet.
+            tags=tuple(KeyValue(*item) for item in intent.tags.items() if item[0] != self._keys.repo),
         )
 
     def set_running(self, run_id: str) -> None:
@@ -151,7 +157,7 @@ class RunService:
         """Log params that `encode_params` made."""
         stored, whole = self._long_values.shorten(texts, MAX_PARAM_LENGTH, "param")
         if whole:
-            self._long_values.publish(run, whole)
+            self._long_values.publish(run.id, whole)
         log = self._writes.log_of(run.id)
         log.params(stored)
         if synchronous:
@@ -162,7 +168,7 @@ class RunService:
         texts = self._translation.to_texts(tags, "tag")
         stored, whole = self._shorten_tags(texts)
         if whole:
-            self._long_values.publish(run, whole)
+            self._long_values.publish(run.id, whole)
         log = self._writes.log_of(run.id)
         log.tags(stored)
         if synchronous:
@@ -206,12 +212,18 @@ class RunService:
     def _shorten_tags(self, texts: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         longest = max(map(len, texts.values()), default=0)
         # Asked for only where the answer matters, because it takes a request.
-        limit = self._tag_limit if longest > OLD_MAX_TAG_LENGTH else MAX_TAG_LENGTH
+        limit = self._tag_limit() if longest > OLD_MAX_TAG_LENGTH else MAX_TAG_LENGTH
         return self._long_values.shorten(texts, limit, "tag")
 
-    @cached_property
     def _tag_limit(self) -> int:
-        return max_tag_length(self._backend.server_info().version)
+        if self._known_tag_limit is None:
+            if self._writes.is_in_trouble:
+                return OLD_MAX_TAG_LENGTH
+            try:
+                self._known_tag_limit = max_tag_length(self._backend.server_info().version)
+            except (OfflineError, ServerError, ServerUnreachable):
+                return OLD_MAX_TAG_LENGTH  # which every server takes
+        return self._known_tag_limit
 
 
 def now_ms() -> int:

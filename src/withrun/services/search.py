@@ -23,6 +23,7 @@ from withrun.schema import Experiment, Model, ModelVersion, Run
 from withrun.services.entities import EntityBuilder
 from withrun.services.experiments import ExperimentService
 from withrun.services.identify import version_key
+from withrun.services.local_names import LocalNames
 from withrun.services.metadata import MetadataService
 from withrun.services.models import ModelService
 from withrun.services.parents import Parents
@@ -48,6 +49,7 @@ class SearchService:
         experiments: is told of the experiments that a search comes across.
         runs: fetches long values.
         models: makes versions of records.
+        names: gives the server's IDs of what is named by local ones.
         cached: search what is cached, and what waits in journals, in place of the backend.
     """
 
@@ -60,9 +62,11 @@ class SearchService:
         experiments: ExperimentService,
         runs: RunService,
         models: ModelService,
+        names: LocalNames,
         cached: MetadataService | None = None,
     ) -> None:
         self._cached = cached
+        self._names = names
         self._backend = backend
         self._push_down = push_down
         self._writes = writes
@@ -73,6 +77,7 @@ class SearchService:
 
     def plan(self, query: Query, sorting: Any, kind: Kind) -> Plan:
         """How a search would be answered; asks the store nothing but its version."""
+        query = self._names.in_query(query)
         return make_plan(query, sorting, kind, self._push_down(), grammar=self._backend.grammar.name)
 
     def exps(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
+from withrun.deadline import within
 from withrun.errors import JournalError, OfflineError, Refused, ServerUnreachable, WithrunError
 from withrun.journal import (
     ArtifactIntent,
@@ -23,8 +26,11 @@ from withrun.journal import (
     RunLog,
     lease,
     looks_local,
+    new_uid,
 )
 from withrun.journal.creation import PARENT_TAG
+from withrun.journal.disk import write_private
+from withrun.journal.retry import is_passing
 from withrun.journal.spool import artifact_folder, artifact_folders, complete
 from withrun.schema import RunStatus
 from withrun.transfer.progress import Bar
@@ -45,6 +51,9 @@ OnUnreachable = Literal["raise", "offline"]
 
 _ONE_ATTEMPT = 1.0
 """Seconds that a server gets which did not answer before."""
+
+_AWAY = 2.0
+"""Seconds for which a server that was just found away is not waited for again."""
 
 _SHOWN_REFUSALS = 5
 """Refusals that an error spells out; all are in the log and kept aside."""
@@ -117,6 +126,7 @@ class WritePath:
         self._identity = identity
         self._lease: Lease | None = None
         self._told_of_local = False
+        self._away_until = 0.0
         self._lock = threading.RLock()
 
     @property
@@ -166,7 +176,7 @@ class WritePath:
             journal.create_local_run(intent)
             return None
         may_be_local = must_start or policy.on_unreachable == "offline"
-        if may_be_local and _is_away(journal.trouble):
+        if may_be_local and (_is_away(journal.trouble) or time.monotonic() < self._away_until):
             log = journal.create_local_run(intent)  # known to be away: why wait again
         else:
             log = journal.create_run(
@@ -229,6 +239,29 @@ class WritePath:
             complete(folder, artifact_folders(journal.store_folder, run_id))
         return folder
 
+    def spool_file(self, run_id: str, path_in_run: str, content: bytes) -> None:
+        """Have a file of that content published to a run, after all that was logged before.
+
+        Raises:
+            JournalError: it can't be kept on this machine's disk.
+        """
+        spool = self.spool_of(run_id)
+        if spool is not None:
+            write_private(spool.folder / path_in_run, content)
+            spool.add(path_in_run)
+        else:
+            name = f"values/{new_uid()}"
+            write_private(self.journal.spool / name, content)
+            self.log_of(run_id).artifact(ArtifactIntent(name, path_in_run))
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether the store takes nothing just now, as far as is known without asking it."""
+        policy = self._policy
+        return (
+            policy is None or policy.offline or (self._lease is not None and self.journal.trouble is not None)
+        )
+
     def server_id(self, run_id: str) -> str | None:
         """What the server calls a run of a local ID; None of others, and if it is unknown there."""
         if self._policy is None or not looks_local(run_id):
@@ -245,14 +278,28 @@ class WritePath:
         """Make a call that may be repeated, until the server answers or `connect_timeout` is over."""
         return self.journal.attempt(call, self._settled_policy().connect_timeout)
 
-    def may_go_on_without(self, error: WithrunError) -> bool:
-        """Whether what failed for want of the server is to be done locally, and delivered later."""
+    def briefly(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block calls wait no longer for the store than starting a run does, `connect_timeout`."""
+        return contextlib.nullcontext() if self._policy is None else within(self._policy.connect_timeout)
+
+    def may_go_on_without(self, error: WithrunError, *, must_start: bool = False) -> bool:
+        """Whether what failed for want of the server is to be done locally, and delivered later.
+
+        Args:
+            error: how it failed.
+            must_start: it is needed by a run that goes on without the server, whatever is configured.
+        """
         policy = self._policy
         if policy is None:
             return False
         if isinstance(error, OfflineError):
             return policy.offline
-        return isinstance(error, ServerUnreachable) and policy.on_unreachable == "offline"
+        may = must_start or policy.on_unreachable == "offline"
+        # Other credentials are the user's to give, before anything starts.
+        if not may or not is_passing(error, renewable=must_start):
+            return False
+        self._away_until = time.monotonic() + _AWAY
+        return True
 
     def resume(self, run_id: str, set_running: Callable[[], None]) -> None:
         """Answer for the end of a run from now on, and have it RUNNING.
@@ -334,6 +381,9 @@ class WritePath:
         held, policy = self._lease, self._policy
         if policy is None or policy.offline:
             return
+        if self._recovery is not None:
+            # A process may have died since this API was made, with what this one waits for.
+            self._recovery.start()
         log = None
         if held is not None:
             journal = held.journal
@@ -343,7 +393,6 @@ class WritePath:
                 raise self._late(timeout)
         if run_id is None and self._recovery is not None:
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-            self._recovery.start()  # a process may have died since this API was made
             if not self._recovery.wait(left):
                 raise TimeoutError(
                     f"what earlier processes logged is not all on {self._store_uri} after {timeout:g} s; "
@@ -367,10 +416,11 @@ class WritePath:
             if _is_there(wait, policy.connect_timeout):
                 return True
             # Without trouble it is on its way: a large artifact, say.
-            return journal.trouble is None and wait(exit_timeout=policy.exit_timeout)
+            return journal.held_up is None and wait(exit_timeout=policy.exit_timeout)
 
         if run_id is None:
-            if not is_there(journal.flush):
+            # What waits for other journals is of runs that the store does not know.
+            if not is_there(partial(journal.flush, apart=False)):
                 raise self._undelivered("what was logged")
             return
         log = journal.known(run_id)
@@ -404,8 +454,8 @@ class WritePath:
         )
 
     def _why(self) -> str:
-        trouble = self.journal.trouble
-        return f" ({trouble})" if trouble is not None else ""
+        reason = self.journal.held_up
+        return f" ({reason})" if reason is not None else ""
 
     def _raise_refused(self, refusals: list[Refusal]) -> None:
         if not refusals:

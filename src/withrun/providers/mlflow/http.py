@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -16,6 +17,7 @@ import certifi
 import httpx
 import msgspec
 
+from withrun.deadline import time_left
 from withrun.errors import InvalidArgument, ServerError, ServerUnreachable
 
 from .credentials import Credentials
@@ -35,6 +37,8 @@ __all__ = ["HttpConnection"]
 _BACKOFF = 0.1
 _MAX_BACKOFF = 5.0
 _MAX_REDIRECTS = 5
+_LEAST_ATTEMPT = 0.5
+"""Seconds that an attempt gets though the caller's deadline is nearer."""
 _JSON = {"Content-Type": "application/json"}
 _OBJECT = re.compile(rb"\s*\{")
 _SECONDS = re.compile(r"\s*[0-9]{1,18}\s*")
@@ -118,7 +122,8 @@ class HttpConnection:
         """Send a request, return the body of a good answer.
 
         A request that could not reach the server is sent again in any case; after it may have been received,
-        only if it is repeatable, and no later than `timeout` seconds after the first attempt.
+        only if it is repeatable, and no later than `timeout` seconds after the first attempt. All of it ends
+        at the caller's deadline (`withrun.deadline`).
 
         Args:
             method: HTTP method.
@@ -135,42 +140,63 @@ class HttpConnection:
                 `ServerError` for a good answer that begins like no JSON object.
         """
         started = time.monotonic()
+        given = max(time_left(), _LEAST_ATTEMPT)
         attempt = 0
         while True:
             try:
-                response = self._send(method, path, params, content)
+                response = self._send(method, path, params, content, started + given)
             except (httpx.TransportError, httpx.StreamError) as exc:
                 not_sent = isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
                 budget = self._settings.connect_timeout if not_sent else self._settings.timeout
-                pause = self._pause(attempt, None, started + budget)
+                pause = self._pause(attempt, None, started + min(budget, given))
                 if pause is None or not (repeatable or not_sent):
-                    raise self._unreachable(exc, call, subject, not_sent=not_sent) from exc
+                    raise self._unreachable(exc, call, subject, given, not_sent=not_sent) from exc
             else:
                 if response.is_success:
                     if is_api and not _OBJECT.match(response.content):
                         raise self._foreign(response, call, subject)
                     return response.content
                 refusal = self._refusal(response)
-                pause = self._pause(attempt, refusal.retry_after, started + self._settings.timeout)
+                pause = self._pause(attempt, refusal.retry_after, started + min(self._settings.timeout, given))
                 if pause is None or not (repeatable and refusal.worth_repeating):
                     raise refusal.to_error(call, subject, self.url)
             attempt += 1
             time.sleep(pause)
 
-    def _send(self, method: str, path: str, params: Params | None, content: bytes | None) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, params: Params | None, content: bytes | None, deadline: float
+    ) -> httpx.Response:
         headers = _JSON if content is not None else None
         client = self.client
         request = client.build_request(method, path, params=params, content=content, headers=headers)
+        self._limit(request, deadline)
         for _ in range(_MAX_REDIRECTS):
             response = client.send(request)
             if not response.has_redirect_location:
                 return response
             request = self._redirected(request, response)
+            self._limit(request, deadline)
         raise ServerError(
             f"{self.url} redirected a request {_MAX_REDIRECTS} times; check the tracking URI",
             status=response.status_code,
             foreign=True,
         )
+
+    def _limit(self, request: httpx.Request, deadline: float) -> None:
+        """Have a request end at a deadline, also while a server sends its answer byte by byte."""
+        if math.isinf(deadline):
+            return
+
+        def check() -> None:
+            if time.monotonic() >= deadline:
+                raise httpx.ReadTimeout("the deadline has passed", request=request)
+
+        left = max(deadline - time.monotonic(), 0.01)
+        limits: dict[str, float | None] = request.extensions["timeout"]
+        request.extensions["timeout"] = {
+            kind: left if limit is None else min(limit, left) for kind, limit in limits.items()
+        }
+        request.extensions["check"] = check
 
     def _redirected(self, request: httpx.Request, response: httpx.Response) -> httpx.Request:
         """The request to send next; an error if it would carry credentials or data to another server."""
@@ -241,12 +267,14 @@ class HttpConnection:
         )
 
     def _unreachable(
-        self, exc: Exception, call: str, subject: Subject | None, *, not_sent: bool
+        self, exc: Exception, call: str, subject: Subject | None, given: float, *, not_sent: bool
     ) -> ServerUnreachable:
         about = "" if subject is None else f" for {subject.label}"
         reason = self._credentials.redact(str(exc)) or type(exc).__name__
         if not_sent:
             found = f"can't connect ({reason}); is the server running, and the tracking URI right?"
+        elif isinstance(exc, httpx.TimeoutException) and given < self._settings.timeout:
+            found = f"no answer within the {given:.1f} s that it was given"
         elif isinstance(exc, httpx.TimeoutException):
             found = f"no answer within {self._settings.timeout:g} s (client_settings: timeout)"
         else:
