@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from withrun.backend import Backend, ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
+from withrun.keys import unflatten
+from withrun.previews import Preview, make_preview
 from withrun.providers.mlflow.pushdown import MlflowPushDown
 from withrun.query.documents import as_document
 from withrun.query.fields import Kind
@@ -21,7 +23,7 @@ from withrun.query.search import Results
 from withrun.query.sorting import parse_sorting, sort, sort_key
 from withrun.query.sources import BackendSource
 from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
-from withrun.values import Preview, complete, from_texts, make_preview, metric_from_store, unflatten
+from withrun.values import complete, from_texts, metric_from_store
 
 LONG_TEXTS = (
     "x" * 9000,

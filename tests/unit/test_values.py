@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from withrun import values
+from withrun import keys, previews, values
 from withrun.errors import InvalidArgument
 
 JSON = st.recursive(
@@ -133,7 +133,7 @@ NESTED = st.recursive(
 @given(NESTED)
 def test_nesting_round_trips(nested: dict) -> None:  # type: ignore[type-arg]
     """Flattening and nesting again gives the same dict."""
-    assert values.unflatten(values.flatten(nested).items()) == nested
+    assert keys.unflatten(keys.flatten(nested).items()) == nested
 
 
 @given(
@@ -147,9 +147,9 @@ def test_nesting_round_trips(nested: dict) -> None:  # type: ignore[type-arg]
 )
 def test_clashes_lose_nothing(flat: dict[str, int]) -> None:
     """Whatever keys clash, every one is there after nesting, and in any order of arrival."""
-    nested = values.unflatten(flat.items())
-    assert values.flatten(nested) == flat
-    assert values.unflatten(reversed(flat.items())) == nested
+    nested = keys.unflatten(flat.items())
+    assert keys.flatten(nested) == flat
+    assert keys.unflatten(reversed(flat.items())) == nested
 
 
 @given(
@@ -162,15 +162,15 @@ def test_putting_one_by_one_is_nesting_at_once(items: list[tuple[str, int]], gon
     """A key set or removed later gives what nesting all keys at once gives."""
     nested: dict[str, object] = {}
     for key, value in items:
-        nested = values.put(nested, key, value)
-    assert nested == values.unflatten(dict(items).items())
-    assert values.drop(nested, gone) == values.unflatten((k, v) for k, v in dict(items).items() if k != gone)
+        nested = keys.put(nested, key, value)
+    assert nested == keys.unflatten(dict(items).items())
+    assert keys.drop(nested, gone) == keys.unflatten((k, v) for k, v in dict(items).items() if k != gone)
 
 
 def test_a_clash_stays_flat() -> None:
     """Of `a` and `a.b` the nested one stays flat, at the level of the clash."""
-    assert values.unflatten([("a.b", 2), ("a", 1)]) == {"a": 1, "a.b": 2}
-    assert values.unflatten([("x.a", 1), ("x.a.b", 2)]) == {"x": {"a": 1, "a.b": 2}}
+    assert keys.unflatten([("a.b", 2), ("a", 1)]) == {"a": 1, "a.b": 2}
+    assert keys.unflatten([("x.a", 1), ("x.a.b", 2)]) == {"x": {"a": 1, "a.b": 2}}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_clash_stays_flat() -> None:
 )
 def test_legal_keys(key: str) -> None:
     """Every key that MLflow allows is allowed."""
-    assert values.check_key(key) == key
+    assert keys.check_key(key) == key
 
 
 @pytest.mark.parametrize(
@@ -201,15 +201,15 @@ def test_legal_keys(key: str) -> None:
 def test_illegal_keys_are_named(key: object, says: str) -> None:
     """An illegal key is an error that names what is wrong with it."""
     with pytest.raises(InvalidArgument, match=says):
-        values.check_key(key)
+        keys.check_key(key)
     with pytest.raises(InvalidArgument, match=says):
-        values.flatten({key: 1})  # type: ignore[dict-item]
+        keys.flatten({key: 1})  # type: ignore[dict-item]
 
 
 def test_keys_given_twice_are_refused() -> None:
     """A key that is given nested and dotted at once is an error, not a lost value."""
     with pytest.raises(InvalidArgument, match=r"a\.b.*twice"):
-        values.flatten({"a": {"b": 1}, "a.b": 2})
+        keys.flatten({"a": {"b": 1}, "a.b": 2})
 
 
 @pytest.mark.parametrize("value", [1, 1.5, np.float64(2), np.int32(2), np.array([2.0]), math.nan, math.inf])
@@ -228,10 +228,10 @@ def test_other_values_are_no_metrics(value: object) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).map(lambda s: s * 300))
 def test_previews_say_what_they_stand_for(text: str) -> None:
     """A preview is short, tells how the text starts, length and digest, and can't be forged by a value."""
-    stored, preview = values.make_preview(text)
+    stored, preview = previews.make_preview(text)
     assert len(stored) < 500
-    assert values.parse_preview(stored) == preview
+    assert previews.parse_preview(stored) == preview
     assert text.startswith(preview.start)
     assert preview.length == len(text)
-    assert not values.is_preview(values.encode(stored))
+    assert not previews.is_preview(values.encode(stored))
     assert values.decode(values.encode(stored)) == stored

@@ -15,9 +15,9 @@ from withrun.backend import Metric
 from withrun.errors import InvalidArgument, OfflineError, ServerUnreachable
 from withrun.handles.base import Handle, deep_dict
 from withrun.journal import Delivery
+from withrun.keys import drop, put, value_at
 from withrun.schema import Run
 from withrun.services.identify import check_timeout
-from withrun.values import drop, put, value_at
 
 if TYPE_CHECKING:
     from withrun.api import BaseMlflowApi

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from withrun.values import Preview, PreviewText, parse_preview
+from withrun.previews import Preview, PreviewText, parse_preview
 
 __all__ = ["PreviewText", "Undecided", "may_be_array", "may_hold_documents", "may_pass"]
 

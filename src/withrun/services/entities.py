@@ -7,10 +7,12 @@ from datetime import datetime, timedelta, timezone
 
 from withrun.backend import ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
 from withrun.errors import ServerError
+from withrun.keys import unflatten
+from withrun.previews import Preview
 from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
-from withrun.values import Preview, complete, metric_from_store, unflatten
+from withrun.values import complete, metric_from_store
 
 __all__ = ["EntityBuilder", "artifact_folder", "from_milliseconds"]
 

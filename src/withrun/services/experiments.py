@@ -15,12 +15,12 @@ from withrun.errors import (
     ServerUnreachable,
 )
 from withrun.journal import ExperimentIntent, new_uid
+from withrun.keys import check_key
 from withrun.schema import Experiment
 from withrun.services.entities import EntityBuilder
 from withrun.services.identify import check_types
 from withrun.services.translation import DataTranslation
 from withrun.services.writes import WritePath
-from withrun.values import check_key
 
 __all__ = ["ExperimentService"]
 

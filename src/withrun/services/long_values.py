@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from withrun.errors import ArtifactNotFound, InvalidArgument, TransferError
+from withrun.previews import Preview, make_preview
 from withrun.schema import Run
 from withrun.services.artifacts import ArtifactService, of_run
 from withrun.services.writes import WritePath
-from withrun.values import Preview, make_preview
 
 __all__ = [
     "MAX_PARAM_LENGTH",

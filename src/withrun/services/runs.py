@@ -9,6 +9,7 @@ from typing import Any
 from withrun.backend import Backend, KeyValue, Metric, RunRecord
 from withrun.errors import InvalidArgument, OfflineError, ServerError, ServerUnreachable
 from withrun.journal import RunIntent, new_uid
+from withrun.keys import check_key, put, value_at
 from withrun.schema import Experiment, Run, RunStatus
 from withrun.services.entities import EntityBuilder
 from withrun.services.experiments import ExperimentService
@@ -23,7 +24,7 @@ from withrun.services.source_tags import source_tags
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
 from withrun.services.writes import WritePath
-from withrun.values import check_key, metrics_to_floats, put, value_at
+from withrun.values import metrics_to_floats
 
 __all__ = ["RunService", "now_ms"]
 

@@ -22,5 +22,5 @@ class DataTranslation(BaseModel):
         return values.to_texts(data, kind)
 
     def from_texts(self, items: Iterable[tuple[str, str]]) -> dict[str, Any]:
-        """Nested data from stored keys and texts; a preview becomes a `values.PreviewText`."""
+        """Nested data from stored keys and texts; a preview becomes a `previews.PreviewText`."""
         return values.from_texts(items)
