@@ -472,9 +472,7 @@ class Journal:
         live.pool = Pool(self._threads) if self._threads > 1 else None
         apart = Apart(live.folder.acknowledged.position)
         deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, live.pool, apart)
-        live.start_drain(
-            deliverer, apart, retry, self._connected(), self._logs.window_done, self._recover
-        )
+        live.start_drain(deliverer, apart, retry, self._connected(), self._logs.window_done, self._recover)
 
     def _deliverer(
         self,
