@@ -12,7 +12,6 @@ A cached folder serves everything below it. Where several copies cover a path, t
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import stat
@@ -25,6 +24,7 @@ import msgspec
 from withrun.cache import lending, placed
 from withrun.cache.changes import NAME as CHANGES
 from withrun.cache.changes import ChangeLog, Mark
+from withrun.cache.failures import explained, is_disk_full
 from withrun.cache.layout import Key
 from withrun.cache.locks import exclusive, reading, removing, try_exclusive
 from withrun.cache.manifest import equals, seal
@@ -52,7 +52,7 @@ from withrun.cache.versions import (
     unserve,
     versions,
 )
-from withrun.errors import ArtifactNotFound, CacheError, WithrunError
+from withrun.errors import ArtifactNotFound, CacheError
 
 __all__ = ["ArtifactCache"]
 
@@ -184,7 +184,7 @@ class ArtifactCache:
         Raises:
             CacheError: it can't be written (disk full, no permission), or is not fit to be served.
         """
-        with self.explained(key), exclusive(self._lock_of(self.artifacts / key.folder), what=str(key)):
+        with explained(key, self.root), exclusive(self._lock_of(self.artifacts / key.folder), what=str(key)):
             for _ in range(_ATTEMPTS):
                 version, path = self._cover(key)
                 if version is not None and path is not None and began(Path(version).name) >= since:
@@ -207,7 +207,7 @@ class ArtifactCache:
             write(part / "content" / key.name)
             self.seal(key, part, start)
         except Exception as error:
-            if isinstance(error, ArtifactNotFound) or _is_disk_full(error, self.root):
+            if isinstance(error, ArtifactNotFound) or is_disk_full(error, self.root):
                 shutil.rmtree(part, ignore_errors=True)
             raise
         return self._serve(key, part, start, lambda: self.log(key.owner).concerns(mark, key.path))
@@ -266,24 +266,6 @@ class ArtifactCache:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "path.json").write_bytes(msgspec.json.encode(key.path))
             return self._serve(key, part, began_at, is_outdated)
-
-    @contextlib.contextmanager
-    def explained(self, key: Key) -> Iterator[None]:
-        """Make errors of the file system, within the block, ones that say what could not be cached."""
-        try:
-            yield
-        except (WithrunError, ConnectionError, TimeoutError):
-            raise  # a replaced `FileTransfer` may say by these that it did not get through
-        except OSError as error:
-            way_out = (
-                "Make room (`withrun cache trim --max-size 10GB` trims it) or choose another `cache_dir`."
-                if error.errno in (errno.ENOSPC, errno.EDQUOT)
-                else "Make the cache folder writable, or choose another `cache_dir`."
-            )
-            raise CacheError(
-                f"Can't keep {key} in the cache {str(self.root)!r}: {error.strerror or error}"
-                f"{f' ({error.filename!r})' if error.filename else ''}. {way_out}"
-            ) from error
 
     # --- lending and forgetting ---
 
@@ -377,7 +359,7 @@ class ArtifactCache:
         home = self.artifacts / key.owner
         if not home.is_dir():
             return
-        with self.explained(key):
+        with explained(key, self.root):
             self.log(key.owner).note(key.path, by=by)
             for folder, found in self.folders(key.owner):
                 if found is None or found.overlaps(key.path):
@@ -432,13 +414,3 @@ def _key_of(folder: Path) -> Key | None:
     except (OSError, msgspec.MsgspecError):
         return None
     return Key(folder.parent.name, path)
-
-
-def _is_disk_full(error: BaseException, root: Path) -> bool:
-    at: BaseException | None = error
-    while at is not None:
-        if isinstance(at, OSError) and at.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        at = at.__cause__
-    # A subprocess that transfers says it in its own words.
-    return shutil.disk_usage(root).free < 1 << 20

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from withrun.cache.failures import explained
 from withrun.cache.layout import Key
 from withrun.cache.locks import reading, removing
 
@@ -107,7 +108,7 @@ class Publication:
             self._thread.join()
         if self._disturbed or not holds():
             return None
-        with self._cache.explained(self._key):
+        with explained(self._key, self._cache.root):
             if self._failure is not None:
                 raise self._failure
             return self._cache.adopt(
