@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.benchmarks.harness import machine, run_all
 
-ON_DEMAND = {"search"}
+ON_DEMAND = {"outage_long", "search"}
 """Benchmarks that take minutes, and so are run if they are named or with --full."""
 
 

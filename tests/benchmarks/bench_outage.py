@@ -1,0 +1,16 @@
+"""A million metrics while the server is away; `outage_long` logs ten."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.benchmarks.harness import Benchmark
+from tests.benchmarks.outage import benchmarks
+
+
+@contextlib.contextmanager
+def prepared(folder: Path) -> Iterator[list[Benchmark]]:
+    with benchmarks(folder, 1_000_000, 100_000) as made:
+        yield made
