@@ -77,7 +77,8 @@ class BaseMlflowApi(
             that was given, else in the user's state folder. Cleaning the cache never touches it.
         exit_timeout: seconds without progress after which leaving a run, and interpreter exit, go on with a
             warning; what is not delivered is kept. None waits on.
-        connect_timeout: seconds that starting a run waits for a server that is away.
+        connect_timeout: seconds that starting a run, and the calls before it, wait for a server that is away
+            or does not answer.
         on_unreachable: then raise `ServerUnreachable`, or start the run with a local ID ("offline"), to be
             delivered once the server is back.
         strict: leaving a run raises `Refused` if the store refused some of what was logged.
@@ -304,10 +305,16 @@ class BaseMlflowApi(
                 on_long_value=self.on_long_value,
                 writes=self._write_policy() if self._has_store else None,
             ),
-            Delivery(self._connect, self._delivery_threads(), self._identity()),
+            Delivery(self._twin()._connect, self._delivery_threads(), self._identity()),
             self._http,
             NoPushDown if self.offline_mode else self._push_down,
         )
+
+    def _twin(self) -> Self:
+        """What has this one's configuration and runs nothing: held by the journal, which may outlive this."""
+        twin = BaseModel.__copy__(self)
+        twin._services, twin._handles, twin._lock = None, {}, threading.Lock()
+        return twin
 
     def _write_policy(self) -> WritePolicy:
         return WritePolicy(

@@ -518,7 +518,8 @@ class Journal:
                     self.flush(_LAST_ATTEMPT)
             except JournalError as error:
                 logger.error("%s", error)
-            settled, stopped = live.close(_STOPPING if exit_timeout is None else min(_STOPPING, exit_timeout))
+            stopping = _STOPPING if exit_timeout is None else min(_STOPPING, exit_timeout)
+            settled, stopped = live.close(max(stopping, _LAST_ATTEMPT))
             self._live = None
             if self._recovery is not None:
                 self._recovery.close()

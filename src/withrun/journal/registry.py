@@ -1,25 +1,34 @@
-"""The journals of this process: one per store and folder, shared; closed at exit, made anew after a fork."""
+"""The journals of this process: one per store and folder, shared; closed at exit, made anew after a fork.
+
+A user that is dropped without letting go of its journal no longer counts. If it was the last one, the journal
+is closed by the next one to let go, or at exit: not where garbage happens to be collected, since that waits.
+"""
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 from withrun.backend import Backend
+from withrun.errors import JournalError
 from withrun.journal.journal import Durability, Journal
 from withrun.journal.publisher import Publisher
 
 __all__ = ["Lease", "before_closing", "close_all", "lease"]
 
+logger = logging.getLogger("withrun.journal")
+
 _Key = tuple[str, str, bool, str, str]
 
 _lock = threading.RLock()
 _journals: dict[_Key, Journal] = {}
-_users: dict[_Key, int] = {}
+_users: dict[_Key, weakref.WeakSet[Lease]] = {}
 _exit_timeouts: dict[_Key, float | None] = {}
 _finalizer_pid = 0
 _before_closing: list[Callable[[], None]] = []
@@ -38,20 +47,32 @@ class Lease:
         self._open = True
 
     def close(self, *, exit_timeout: float | None = 30.0) -> bool:
-        """Flush, and close the journal if nobody else uses it; tells whether all is settled."""
+        """Flush, and close the journal if nobody else uses it; tells whether all is settled.
+
+        What is not is kept; a warning says so.
+        """
         if not self._open:
             return True
         self._open = False
         if self._drop():
             return self.journal.close(exit_timeout=exit_timeout)
-        return self.journal.flush(exit_timeout=exit_timeout)
+        try:
+            settled = self.journal.flush(exit_timeout=exit_timeout)
+        except JournalError as error:
+            logger.error("%s", error)
+            return False
+        if not settled:
+            self.journal.warn_kept()
+        return settled
 
     def _drop(self) -> bool:
+        """Count no more; tells whether this was the last one."""
         with _lock:
-            if self._key not in _users:
-                return False
-            _users[self._key] -= 1
-            if _users[self._key]:
+            users = _users.get(self._key)
+            if users is None or self not in users:
+                return False  # closed at exit, or a forked child's copy of its parent's
+            users.discard(self)
+            if users:
                 return False
             for table in (_users, _journals, _exit_timeouts):
                 table.pop(self._key, None)
@@ -96,12 +117,13 @@ def lease(
                 opened=_finalize_in_worker,
             )
             _journals[key] = journal
-        _users[key] = _users.get(key, 0) + 1
+        user = Lease(key, journal)
+        _users.setdefault(key, weakref.WeakSet()).add(user)
         known = _exit_timeouts.get(key, 0.0)
         _exit_timeouts[key] = (
             None if None in (known, exit_timeout) else max(known or 0.0, exit_timeout or 0.0)
         )
-        return Lease(key, journal)
+        return user
 
 
 def close_all() -> None:

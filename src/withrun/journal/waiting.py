@@ -10,6 +10,9 @@ from withrun.journal.drain import Drain
 
 __all__ = ["Progress"]
 
+_ONE_ATTEMPT = 1.0
+"""Seconds that delivery gets in any case, unless it is known to be in trouble."""
+
 _CHECK = 0.25
 """Seconds between looks at whether the drain is still alive."""
 
@@ -48,8 +51,9 @@ class Progress:
         Args:
             settled: what is waited for.
             drain: the one that delivers; None: nobody does.
-            exit_timeout: give up after so many seconds without progress; None: never. All who wait share
-                them: while nothing moves, the fiftieth run that is left waits no fifty times as long.
+            exit_timeout: give up after so many seconds without progress, though not before one attempt was
+                made; None: never. All who wait share them: while nothing moves, the fiftieth run that is left
+                waits no fifty times as long.
             timeout: give up after so many seconds in any case; None: never.
             tell: called now and then meanwhile, to show how it goes on.
 
@@ -71,7 +75,8 @@ class Progress:
                 if exit_timeout is not None:
                     if self._waited_since is None:
                         self._waited_since = now
-                    left = min(left, self._waited_since + exit_timeout - now)
+                    patience = exit_timeout if drain.trouble else max(exit_timeout, _ONE_ATTEMPT)
+                    left = min(left, self._waited_since + patience - now)
                 if left <= 0:
                     return False
                 self.changed.wait(left)
