@@ -415,8 +415,8 @@ def _end_all() -> None:
     # In a child of multiprocessing, which comes here on the way out of its function.
     crashed = crashed or sys.exc_info()[1]
     for activation in list(_open.values()):
-        if not activation.is_own:
-            continue
+        if not activation.is_own or activation.api.is_closed:
+            continue  # closing it was interrupted; the run's end is journaled
         killed = signals.was_terminated() or activation.in_block
         status = activation.ends_as or (RunStatus.KILLED if killed else status_after(crashed))
         _claim(activation)

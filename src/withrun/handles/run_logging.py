@@ -31,6 +31,14 @@ V = TypeVar("V")
 Series = tuple[Callable[[str, float, int, int], None], dict[str, Any], str]
 """How a metric is logged again: to the run's log, and in the view where its last value shows, by that key."""
 
+class _Shortcuts(dict[str, Series]):
+    """What a handle has of that by key; its API clears it when it is closed."""
+
+    __slots__ = ("__weakref__",)
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
 _NUMBERS = frozenset({float, int})
 _MAX_STEP = 2**63 - 1
 _now = time.time
@@ -69,13 +77,13 @@ class LoggingVerbs(Run, Handle):
     if TYPE_CHECKING:
         _log: RunLog | None
         _param_texts: dict[str, str]
-        _series: dict[str, Series]
+        _series: _Shortcuts
 
     def _bind(self, api: BaseMlflowApi) -> None:
         super()._bind(api)
         object.__setattr__(self, "_log", None)
         object.__setattr__(self, "_param_texts", {})
-        object.__setattr__(self, "_series", {})
+        object.__setattr__(self, "_series", _Shortcuts())
         # Changed in place, which what it was made of must not see.
         self.__dict__["metrics"] = deep_dict(self.metrics)
 
@@ -182,6 +190,7 @@ class LoggingVerbs(Run, Handle):
     def _show_metrics(self, logged: Mapping[str, float]) -> None:
         """As `_show`, in place for metrics that were logged before, which take the quick way next."""
         fresh = {}
+        self._api.services.writes.cut_when_closed(self._series)
         with _view_lock:
             for key, value in logged.items():
                 place = _place_of(self.metrics, key)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -125,17 +127,26 @@ class WritePath:
         self._threads = threads
         self._identity = identity
         self._lease: Lease | None = None
+        self._closed = False
+        self._shortcuts: weakref.WeakSet[Any] = weakref.WeakSet()
         self._told_of_local = False
         self._away_until = 0.0
         self._lock = threading.RLock()
+        _paths.add(self)
 
     @property
     def journal(self) -> Journal:
-        """The journal of this process and store; taken with the first write."""
+        """The journal of this process and store; taken with the first write.
+
+        Raises:
+            JournalError: the API was closed.
+        """
+        self._check_open()
         held = self._lease
         if held is None:
             policy = self._settled_policy()
             with self._lock:
+                self._check_open()
                 held = self._lease
                 if held is None:
                     held = self._lease = lease(
@@ -149,6 +160,23 @@ class WritePath:
                         identity=self._identity,
                     )
         return held.journal
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise JournalError(
+                f"this API on {self._store_uri} was closed: log and read before `api.close()`, or with "
+                "another API instance"
+            )
+
+    def cut_when_closed(self, shortcut: Any) -> None:
+        """Have something cleared when this is closed, which holds a way to a run's log that goes past this.
+
+        Raises:
+            JournalError: the API was closed.
+        """
+        with self._lock:
+            self._check_open()
+            self._shortcuts.add(shortcut)
 
     def _settled_policy(self) -> WritePolicy:
         if self._policy is None:
@@ -349,7 +377,8 @@ class WritePath:
 
     def delivery(self, run_id: str) -> Delivery:
         """How what this process logged to a run stands."""
-        log = None if self._policy is None else self.journal.known(run_id)
+        held = self._lease
+        log = None if held is None else held.journal.known(run_id)
         return Delivery(0, 0, 0, 0) if log is None else log.delivery
 
     # --- waiting ---
@@ -377,6 +406,7 @@ class WritePath:
             TimeoutError: it is not after `timeout` seconds.
             Refused: the store refused something, and no error told of it yet.
         """
+        self._check_open()
         started = time.monotonic()
         held, policy = self._lease, self._policy
         if policy is None or policy.offline:
@@ -406,7 +436,9 @@ class WritePath:
 
         Raises:
             ServerUnreachable: the server is away for `connect_timeout`, or takes nothing for `exit_timeout`.
+            JournalError: the API was closed.
         """
+        self._check_open()
         held, policy = self._lease, self._policy
         if held is None or policy is None or policy.offline:
             return
@@ -432,7 +464,10 @@ class WritePath:
     def close(self) -> None:
         """Deliver, and let go of the journal; what can't be delivered is kept, and said."""
         with self._lock:
-            held, self._lease = self._lease, None
+            self._closed = True
+            held, shortcuts = self._lease, list(self._shortcuts)
+        for shortcut in shortcuts:
+            shortcut.clear()
         if held is not None and self._policy is not None:
             held.close(exit_timeout=self._policy.exit_timeout)
 
@@ -479,3 +514,15 @@ def _is_there(wait: Callable[..., bool], patience: float | None) -> bool:
 def _is_away(trouble: WithrunError | None) -> bool:
     """Whether nothing gets through to the server: it does not answer, or a gateway does in its place."""
     return isinstance(trouble, ServerUnreachable) or getattr(trouble, "status", None) in (502, 503, 504)
+
+
+_paths: weakref.WeakSet[WritePath] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # A lock that another thread of the parent held would stay held for ever.
+    for path in list(_paths):
+        path._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
