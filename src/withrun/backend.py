@@ -5,8 +5,8 @@ What the strings mean is `withrun.values`' concern; what a user sees is `withrun
 
 Every method raises `withrun.errors`: `NotFound`, `AlreadyExists`, `ServerUnreachable` (no answer; the
 call may or may not have been applied) or `ServerError` (an answer: refused if `status` is 4xx other
-than 408, 425 and 429 and it is not `foreign`, else worth another try). A backend is thread-safe and does not retry calls that
-are not replay-safe (the creating ones, see `REPLAY_SAFE`).
+than 408, 425 and 429 and it is not `foreign`, else worth another try). A backend is thread-safe and does not
+retry calls that are not replay-safe (the creating ones, see `REPLAY_SAFE`).
 """
 
 from __future__ import annotations

@@ -27,8 +27,7 @@ _deadline = _Deadline()
 def within(seconds: float) -> Iterator[None]:
     """Have this thread's calls in the block end that long after its start; of nested ones the earliest holds.
 
-    A call that was made at all gets a moment even past it. An embedded store knows no deadlines: no network is
-    between.
+    A call that is made past it still gets a moment. An embedded store, behind no network, knows no deadlines.
     """
     before = _deadline.at
     _deadline.at = min(before, time.monotonic() + seconds)

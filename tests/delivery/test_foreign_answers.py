@@ -63,7 +63,8 @@ def test_the_error_says_what_came(proxy: FaultProxy, open_api: MakeApi) -> None:
     exp = api.get_or_create_exp("named")
     page = Fault(status=200, headers={"Content-Type": "text/html"}, body=f"<p>{secret}".encode() + LOGIN)
     proxy.always(page)
-    for call in (lambda: api.get_exp(exp.id), lambda: exp.set_tags({"a": 1})):
+    calls: list[Callable[[], object]] = [lambda: api.get_exp(exp.id), lambda: exp.set_tags({"a": 1})]
+    for call in calls:
         with pytest.raises(ServerError, match="text/html") as caught:
             call()
         assert caught.value.foreign

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from withrun.api import BaseMlflowApi
 from withrun.backend import Backend, FilterGrammar
+from withrun.deadline import within
 from withrun.errors import InvalidArgument
 from withrun.providers.mlflow.default_store import default_tracking_uri
 from withrun.providers.mlflow.pushdown import MlflowPushDown
@@ -83,7 +84,8 @@ class MlflowApi(BaseMlflowApi):
             object.__setattr__(self, "cache_dir", Path(platformdirs.user_cache_dir("withrun")) / key)
         must_answer = self.healthcheck and not self.offline_mode and self.on_unreachable != "offline"
         if must_answer and _is_server(self.tracking_uri):
-            self._backend.server_info()
+            with within(self.connect_timeout):
+                self._backend.server_info()
 
     def _make_backend(self) -> Backend:
         # Each imports what it needs: a session against a server never imports MLflow.

@@ -157,7 +157,9 @@ class HttpConnection:
                         raise self._foreign(response, call, subject)
                     return response.content
                 refusal = self._refusal(response)
-                pause = self._pause(attempt, refusal.retry_after, started + min(self._settings.timeout, given))
+                pause = self._pause(
+                    attempt, refusal.retry_after, started + min(self._settings.timeout, given)
+                )
                 if pause is None or not (repeatable and refusal.worth_repeating):
                     raise refusal.to_error(call, subject, self.url)
             attempt += 1
