@@ -234,7 +234,10 @@ def test_a_truncated_segment(proxy: Any, open_api: MakeApi, client: Any, exp_id:
     assert client.get_run(run_id).data.params == {f"p{i}": str(i) for i in range(50)}
 
 
-@pytest.mark.parametrize("name", ["runs.log", "acknowledged", "origin.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["runs.log", *(pytest.param(name, marks=pytest.mark.slow) for name in ("acknowledged", "origin.json"))],
+)
 def test_damaged_books(
     name: str, proxy: Any, open_api: MakeApi, client: Any, exp_id: str, tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ def test_a_thousand_open_runs(tmp_path: Path) -> None:
 
 
 def test_runs_come_and_go(server: MlflowServer, open_api: MakeApi, client: Any, exp_id: str) -> None:
-    """After 100 runs on a server, threads and descriptors are as after ten, and nothing of them is held."""
+    """After 50 runs on a server, threads and descriptors are as after ten, and nothing of them is held."""
     api = open_api(server.url)
     exp = api.get_exp(exp_id)
     process = psutil.Process()
@@ -84,11 +84,11 @@ def test_runs_come_and_go(server: MlflowServer, open_api: MakeApi, client: Any, 
         return threading.active_count(), process.num_fds()
 
     threads, descriptors = some(10)
-    again, descriptors_again = some(100)
+    again, descriptors_again = some(50)
     assert again <= threads
     assert descriptors_again <= descriptors
     assert sum(isinstance(thing, RunLog) for thing in gc.get_objects()) <= held + 5
-    assert len(client.search_runs([exp_id], max_results=1000)) == 112
+    assert len(client.search_runs([exp_id], max_results=1000)) == 62
 
 
 def test_no_thread_is_left(server: MlflowServer, open_api: MakeApi, exp_id: str) -> None:
@@ -118,7 +118,7 @@ def spellings(secret: str) -> list[str]:
     return [secret, urllib.parse.quote(secret), *(text.rstrip("=") for text in encoded)]
 
 
-@pytest.mark.parametrize("way", ["url and headers", "token"])
+@pytest.mark.parametrize("way", ["url and headers", pytest.param("token", marks=pytest.mark.slow)])
 def test_credentials_stay_out_of_everything(
     way: str,
     proxy: FaultProxy,

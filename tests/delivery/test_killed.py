@@ -183,7 +183,7 @@ def check_run(client: Any, artifacts: Path, run: Any, name: str, told: Told) -> 
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(12, id="few"),
+        pytest.param(8, id="few"),
         pytest.param(200, id="many", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
     ],
 )
@@ -200,7 +200,7 @@ def test_killed_at_random_moments(
     conf = {}
     if mode == "offline":
         conf = {"offline_mode": True, "experiment_name": client.get_experiment(exp_id).name}
-        count = count if count > 12 else 4
+        count = max(count // 3, 2) if count < 100 else count
     everything: list[Told] = []
     for number, (stage, delay, turn) in enumerate(moments(count)):
         everything.append(kill_at(stage, delay, turn, number, tmp_path, server, exp_id, **conf))

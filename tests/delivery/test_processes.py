@@ -18,7 +18,7 @@ from tests.servers import MlflowServer
 
 from .conftest import MakeApi, journals, runs_tagged, steps
 
-LOGGED = 3_000
+LOGGED = 1_200
 
 LOGGING = f"""
 run = exp.start_run(tags={{"who": "it"}})

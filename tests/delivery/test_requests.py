@@ -65,12 +65,12 @@ def test_fifty_children(proxy: FaultProxy, open_api: MakeApi, client: Any, exp_i
 
 
 def test_a_loop_with_hours_of_steps_stays_quiet(proxy: FaultProxy, open_api: MakeApi, exp_id: str) -> None:
-    """20,000 steps of two metrics take no more requests than there are full batches, and some at its ends."""
+    """8,000 steps of two metrics take no more requests than there are full batches, and some at its ends."""
     api = open_api(proxy.url)
     with api.start_run(exp_id) as run:
         asked = len(proxy.requests)
-        for step in range(20_000):
+        for step in range(8_000):
             run.log_metric("loss", 1 / (step + 1), step)
-            run.log_metric("accuracy", step / 20_000, step)
+            run.log_metric("accuracy", step / 8_000, step)
         run.flush()
-        assert len(proxy.requests) - asked <= 48, len(proxy.requests)
+        assert len(proxy.requests) - asked <= 24, len(proxy.requests)
