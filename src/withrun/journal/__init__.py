@@ -6,6 +6,7 @@ survives its death. A thread packs it into the fewest calls and sends it (`drain
 """
 
 from withrun.journal.disk import JournalFull
+from withrun.journal.idle import Hold
 from withrun.journal.journal import Durability, Journal
 from withrun.journal.local_ids import LocalIds, looks_local, new_uid
 from withrun.journal.publisher import Publisher
@@ -26,6 +27,7 @@ __all__ = [
     "Delivery",
     "Durability",
     "ExperimentIntent",
+    "Hold",
     "Journal",
     "JournalFull",
     "Lease",

@@ -103,7 +103,7 @@ class JournalFolder:
 
     @classmethod
     def _try_to_create(cls, store_folder: Path, store_uri: str) -> JournalFolder | None:
-        now = int(time.time() * 1000)
+        now = _next_millisecond()
         name = f"{now:013d}-{secrets.token_hex(8)}"
         # Under its final name only once it is locked: a scanner never sees a journal that seems abandoned.
         unfinished = store_folder / f".{name}"
@@ -178,3 +178,13 @@ class JournalFolder:
         self.ledger.close()
         self.acknowledged.close()
         self._lock.close()
+
+
+_last = 0
+
+
+def _next_millisecond() -> int:
+    """The time, later with each call: by their names the journals of a process sort as they were made."""
+    global _last
+    _last = max(int(time.time() * 1000), _last + 1)
+    return _last

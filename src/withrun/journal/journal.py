@@ -27,11 +27,13 @@ from withrun.journal.deliver import Deliverer
 from withrun.journal.disk import JournalFull
 from withrun.journal.folder import store_folder_of
 from withrun.journal.gate import Gate, was_forked_in_a_call
+from withrun.journal.idle import Hold, Users
 from withrun.journal.ledger import Ledger
 from withrun.journal.live import Live, kept_path, refused_path
 from withrun.journal.local_ids import LocalIds, looks_local
 from withrun.journal.pack import RunRef, Window
 from withrun.journal.pool import Pool
+from withrun.journal.position import Position
 from withrun.journal.publisher import Publisher
 from withrun.journal.record import HEADER, ExperimentIntent, Kind, ModelIntent, RunIntent
 from withrun.journal.refused import Refusal, RefusedFile
@@ -98,7 +100,7 @@ class Journal:
         self._when_opened = opened
         self._logs = RunLogs(self)
         self._itself = RunLog(self, 0, "")
-        self._open_runs: set[str] = set()
+        self._users = Users(self._let_go)
         self._closed = False
         self._live: Live | None = None
         self._recovery: BackgroundRecovery | None = None
@@ -134,9 +136,20 @@ class Journal:
     @property
     def spool(self) -> Path:
         """Where artifacts to be published are put; opens the journal."""
-        spool = self._open().folder.spool
-        spool.mkdir(mode=0o700, exist_ok=True)
-        return spool
+        with self._lock:
+            live = self._open()
+            live.folder.spool.mkdir(mode=0o700, exist_ok=True)
+            at = live.writer.position
+        if self._connect is None:
+            self._users.look_later(at)
+        return live.folder.spool
+
+    def hold(self) -> Hold:
+        """Keep the journal open for as long as what this returns lives, or inside its block.
+
+        For what must lie in one journal, such as a spooled file and the record that names it.
+        """
+        return self._users.hold()
 
     def known(self, run_id: str) -> RunLog | None:
         """The log of a run that was logged to here and is in use or has something pending, else None."""
@@ -219,7 +232,7 @@ class Journal:
         """Start a run that the server does not know yet; its local ID is the intent's uid."""
         with self._lock:
             live = self._open()
-            self._open_runs.add(intent.uid)  # so that another's `let_go` keeps this journal
+            self._users.runs.add(intent.uid)  # so that another's `let_go` keeps this journal
         try:
             intent = self._owned(intent, live)
             # Before the run: killed in between, there is no run to end; the other way round nobody would
@@ -229,8 +242,14 @@ class Journal:
             log = self._logs.add(intent.uid, intent.uid)
             log.create(intent)
         except BaseException:
-            self._open_runs.discard(intent.uid)
+            self._users.ended(intent.uid)
             raise
+        if intent.status != "RUNNING":
+            # Declared: whoever starts it answers for its end. Let go of later, for what its handle asks next.
+            at = live.writer.position
+            self._users.runs.discard(intent.uid)
+            if self._connect is None:
+                self._users.look_later(at)
         return log
 
     def _owned(self, intent: RunIntent, live: Live) -> RunIntent:
@@ -257,7 +276,7 @@ class Journal:
         """Answer for the end of a run that was resumed or entered here."""
         with self._lock:
             live = self._open()
-            self._open_runs.add(log.run_id)
+            self._users.runs.add(log.run_id)
         live.folder.ledger.own(log.run_id, now_ms())
         log.tags({OWNER_TAG: live.folder.id})
 
@@ -283,6 +302,9 @@ class Journal:
                     writer.roll(segment, len(text))
             log.bind(segment.write)
             self._logs.has_pending(log)
+            at = writer.position
+        if self._connect is None:
+            self._users.written(at)
 
     def _send_now(self, log: RunLog, framed: bytes, full: JournalFull) -> None:
         """On a full disk: deliver what is pending of this run, which may make room; else send it directly."""
@@ -387,18 +409,32 @@ class Journal:
         if recovery is not None:
             recovery.look_again()
 
-    def let_go(self, ended: RunLog) -> None:
-        """Offline, when a run was ended: leave all to `sync`, unless another run is still open.
+    def let_go(self, ended: RunLog | None = None) -> None:
+        """Offline, leave all to `sync`, unless a run is open, as soon as nobody needs the journal.
 
         Without that, what a notebook logged could not be delivered before it is closed. The next record opens
         another journal.
+
+        Args:
+            ended: a run that was ended just now.
         """
+        if ended is None:
+            self._users.look()
+        else:
+            self._users.ended(ended.run_id)
+
+    def _let_go(self, unmoved: Position | None = None) -> Position | None:
+        """Let go if nobody needs the journal, nor has written past `unmoved`; else tells where it stands."""
         with self._lock:
-            self._open_runs.discard(ended.run_id)
             live = self._live
-            if live is not None and self._connect is None and not self._open_runs:
-                self._live = None
-                live.close(0.0)
+            if live is None or self._connect is not None:
+                return None
+            position = live.writer.position
+            if self._users or (unmoved is not None and position != unmoved):
+                return position
+            self._live = None
+            live.close(0.0)
+            return None
 
     def _wait(
         self,
@@ -505,6 +541,7 @@ class Journal:
             next program that uses this store delivers it.
         """
         self._closed = True
+        self._users.close()
         live = self._live
         settled = stopped = True
         if live is not None:
@@ -559,7 +596,7 @@ class Journal:
         live, self._live = self._live, None
         self._start_over()
         self._backend = self._recovery = None
-        self._open_runs.clear()
+        self._users = Users(self._let_go)
         self._logs.forked()
         self._itself.leave_to_parent()
         if live is not None:

@@ -22,6 +22,7 @@ from withrun.journal import (
     ArtifactIntent,
     Delivery,
     Durability,
+    Hold,
     Journal,
     Lease,
     RunIntent,
@@ -81,14 +82,17 @@ class Spool:
     Attributes:
         folder: the run's artifact folder till then; what is published is to lie there first.
         log: the run's log.
+        hold: keeps the journal that the folder lies in open, so that it takes the announcement too.
     """
 
     folder: Path
     log: RunLog
+    hold: Hold
 
     def add(self, path_in_run: str) -> None:
         """Have what lies at that path published once the run is on the server."""
-        self.log.artifact(ArtifactIntent(self.name(path_in_run), path_in_run))
+        with self.hold:
+            self.log.artifact(ArtifactIntent(self.name(path_in_run), path_in_run))
 
     def name(self, path_in_run: str) -> str:
         """How the journal names what lies at that path."""
@@ -254,7 +258,8 @@ class WritePath:
         log = self.log_of(run_id)
         if self._server_id(log) is not None:
             return None
-        return Spool(self.local_repo(run_id), log)
+        hold = self.journal.hold()
+        return Spool(self.local_repo(run_id), log, hold)
 
     def local_repo(self, run_id: str) -> Path:
         """The folder that keeps the artifacts of a run as long as the server does not know it.
@@ -265,6 +270,7 @@ class WritePath:
         folder = artifact_folder(journal.spool.parent, run_id)
         if not folder.is_dir():
             complete(folder, artifact_folders(journal.store_folder, run_id))
+        journal.let_go()  # that of a run which is not open is not needed for its name alone
         return folder
 
     def spool_file(self, run_id: str, path_in_run: str, content: bytes) -> None:
@@ -279,8 +285,9 @@ class WritePath:
             spool.add(path_in_run)
         else:
             name = f"values/{new_uid()}"
-            write_private(self.journal.spool / name, content)
-            self.log_of(run_id).artifact(ArtifactIntent(name, path_in_run))
+            with self.journal.hold():
+                write_private(self.journal.spool / name, content)
+                self.log_of(run_id).artifact(ArtifactIntent(name, path_in_run))
 
     @property
     def is_in_trouble(self) -> bool:
@@ -337,12 +344,13 @@ class WritePath:
             set_running: sets a run that the server knows RUNNING there: the caller hears of what is wrong.
         """
         log = self.log_of(run_id)
-        if self._server_id(log) is None or self._settled_policy().offline:
-            log.status(RunStatus.RUNNING.value)
-        else:
-            self.show(run_id)
-            set_running()
-        self.journal.own(log)
+        with self.journal.hold():
+            if self._server_id(log) is None or self._settled_policy().offline:
+                log.status(RunStatus.RUNNING.value)
+            else:
+                self.show(run_id)
+                set_running()
+            self.journal.own(log)
 
     def end(self, run_id: str, status: RunStatus, end_time: int) -> None:
         """End a run (`end_time` in ms since the epoch), and wait until all of it is delivered.
@@ -410,6 +418,8 @@ class WritePath:
         started = time.monotonic()
         held, policy = self._lease, self._policy
         if policy is None or policy.offline:
+            if held is not None:
+                held.journal.let_go()
             return
         if self._recovery is not None:
             # A process may have died since this API was made, with what this one waits for.
