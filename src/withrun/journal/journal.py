@@ -395,6 +395,11 @@ class Journal:
         drain = self._live.drain if self._live else None
         return drain is not None and drain.apart.is_stuck(no) and not self._is_recovering
 
+    def is_apart(self, log: RunLog) -> bool:
+        """Whether a run waits for what another journal starts."""
+        drain = self._live.drain if self._live else None
+        return drain is not None and log.no in drain.apart
+
     @property
     def _is_recovering(self) -> bool:
         return self._recovery is not None and not self._recovery.wait(0)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import httpx
 
     from withrun.contract.types import Source
-    from withrun.services.writes import Spool
+    from withrun.services.waiting_artifacts import Spool
     from withrun.transfer.file_transfer import FileTransfer
     from withrun.transfer.objmeta import ObjMeta
 

@@ -25,7 +25,8 @@ from withrun.services.runs import RunService
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
 from withrun.services.version_source import path_below, resolved_source
-from withrun.services.writes import Spool, WritePath
+from withrun.services.waiting_artifacts import Spool
+from withrun.services.writes import WritePath
 
 __all__ = ["ModelService"]
 
