@@ -92,5 +92,5 @@ def steps(client: Any, run_id: str, key: str) -> list[int]:
 
 
 def journals(folder: Path) -> list[Path]:
-    """The journals that lie below a journal folder."""
-    return [path.parent for path in folder.rglob("lock")]
+    """The journals that lie below a journal folder; one that was being made at a kill holds nothing yet."""
+    return [path.parent for path in folder.rglob("lock") if not path.parent.name.startswith(".")]
