@@ -554,10 +554,10 @@ class Journal:
                 if not self.flush(exit_timeout=exit_timeout, apart=False) and exit_timeout is not None:
                     # Patience may have been spent before: one more attempt, the server may be back.
                     self.flush(min(_LAST_ATTEMPT, exit_timeout), apart=False)
-                if self._is_recovering:
-                    self.flush(exit_timeout=exit_timeout)
-                else:
-                    self.flush(_LAST_ATTEMPT)
+                if live.drain is not None and live.drain.apart:
+                    # What dead processes left may be on its way; what living ones hold is not waited for.
+                    is_coming = self._is_recovering
+                    self.flush(None if is_coming else _LAST_ATTEMPT, exit_timeout=exit_timeout)
             except JournalError as error:
                 logger.error("%s", error)
             stopping = _STOPPING if exit_timeout is None else min(_STOPPING, exit_timeout)
