@@ -41,6 +41,7 @@ from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.run_log import RunLog, now_ms
 from withrun.journal.run_logs import RunLogs
 from withrun.journal.spool import Spool
+from withrun.journal.waits import Waits
 
 __all__ = ["Durability", "Journal"]
 
@@ -101,6 +102,7 @@ class Journal:
         self._logs = RunLogs(self)
         self._itself = RunLog(self, 0, "")
         self._users = Users(self._let_go)
+        self._waits = Waits(store_uri, self._logs, lambda: self._live, self._is_recovering)
         self._closed = False
         self._live: Live | None = None
         self._recovery: BackgroundRecovery | None = None
@@ -310,7 +312,7 @@ class Journal:
         """On a full disk: deliver what is pending of this run, which may make room; else send it directly."""
         if not self.delivers:
             raise full
-        if not self._wait(lambda: log.settled >= log.accepted, _DIRECT_PATIENCE, None):
+        if not self.wait(log, log.accepted, timeout=None, exit_timeout=_DIRECT_PATIENCE):
             raise JournalError(f"{full}; and {self.store_uri} can't be written to meanwhile") from full
         with contextlib.suppress(JournalFull):
             self._append(log, framed)
@@ -357,14 +359,7 @@ class Journal:
         Raises:
             JournalError: the drain has died.
         """
-        is_endless = timeout is None and exit_timeout is None
-        self._wait(
-            lambda: log.settled >= position or (is_endless and self._is_stuck(log.no)),
-            exit_timeout,
-            timeout,
-            tell,
-        )
-        return log.settled >= position
+        return self._waits.for_run(log, position, exit_timeout, timeout, tell)
 
     def flush(
         self, timeout: float | None = None, *, exit_timeout: float | None = None, apart: bool = True
@@ -376,31 +371,12 @@ class Journal:
             exit_timeout: give up after so many seconds without progress; None: never.
             apart: wait also for the runs that wait for what another journal starts.
         """
-        live = self._live
-        if live is None:
-            return True
-        drain, position = live.drain, live.writer.position
-        if drain is None:
-            return False
-        is_endless = timeout is None and exit_timeout is None
-
-        def is_done() -> bool:
-            waits = apart and bool(drain.apart) and not (is_endless and self._is_stuck())
-            return drain.done >= position and not waits
-
-        return self._wait(is_done, exit_timeout, timeout) and not (apart and drain.apart)
-
-    def _is_stuck(self, no: int | None = None) -> bool:
-        """Whether a run, or any, waits for what another journal starts, and nobody is about to deliver it."""
-        drain = self._live.drain if self._live else None
-        return drain is not None and drain.apart.is_stuck(no) and not self._is_recovering
+        return self._waits.for_all(timeout, exit_timeout, apart=apart)
 
     def is_apart(self, log: RunLog) -> bool:
         """Whether a run waits for what another journal starts."""
-        drain = self._live.drain if self._live else None
-        return drain is not None and log.no in drain.apart
+        return self._waits.is_apart(log)
 
-    @property
     def _is_recovering(self) -> bool:
         return self._recovery is not None and not self._recovery.wait(0)
 
@@ -441,27 +417,15 @@ class Journal:
             live.close(0.0)
             return None
 
-    def _wait(
-        self,
-        settled: Callable[[], bool],
-        exit_timeout: float | None,
-        timeout: float | None,
-        tell: Callable[[], None] | None = None,
-    ) -> bool:
-        drain = self._live.drain if self._live else None
-        return self._logs.progress.wait(settled, drain, exit_timeout=exit_timeout, timeout=timeout, tell=tell)
-
     @property
     def trouble(self) -> WithrunError | None:
         """Why no records go through; None while they do."""
-        live = self._live
-        return live.drain.trouble if live and live.drain else None
+        return self._waits.trouble
 
     @property
     def held_up(self) -> WithrunError | None:
         """Why some records wait; None if all go through."""
-        live = self._live
-        return (live.drain.trouble or live.drain.apart.why()) if live and live.drain else None
+        return self._waits.held_up(self._live)
 
     def take_refusals(self, log: RunLog | None = None) -> list[Refusal]:
         """The refusals, of one run or of all, that nobody was given yet; each is given once."""
@@ -556,7 +520,7 @@ class Journal:
                     self.flush(min(_LAST_ATTEMPT, exit_timeout), apart=False)
                 if live.drain is not None and live.drain.apart:
                     # What dead processes left may be on its way; what living ones hold is not waited for.
-                    is_coming = self._is_recovering
+                    is_coming = self._is_recovering()
                     self.flush(None if is_coming else _LAST_ATTEMPT, exit_timeout=exit_timeout)
             except JournalError as error:
                 logger.error("%s", error)
@@ -566,7 +530,7 @@ class Journal:
             if self._recovery is not None:
                 self._recovery.close()
             if live.drain is not None and not settled:
-                self._warn_kept(live)
+                self._waits.warn_kept(live)
         if stopped and self._backend is not None:
             self._backend.close()
             self._backend = None
@@ -574,27 +538,11 @@ class Journal:
 
     def warn_kept(self) -> None:
         """Say that what is pending is not delivered yet, and what becomes of it; once, until it goes on."""
-        if self._live is not None:
-            self._warn_kept(self._live)
+        self._waits.warn_kept(self._live)
 
     def be_impatient(self) -> None:
         """Wait for nothing more that does not move: the user has interrupted a wait."""
         self._logs.progress.be_impatient()
-
-    def _warn_kept(self, live: Live) -> None:
-        if self._logs.warned:
-            return
-        self._logs.warned = True
-        trouble = (live.drain.trouble or live.drain.apart.why()) if live.drain else None
-        why = f" ({trouble})" if trouble is not None else ""
-        logger.warning(
-            "about %d logged values are not on the server %s yet%s. They are kept in %s; the next program "
-            "that uses this store, or `withrun sync`, delivers them.",
-            self._logs.pending,
-            self.store_uri,
-            why,
-            live.folder.path,
-        )
 
     def forked(self) -> None:
         """In a forked child: leave the parent's journal alone; the next record opens another."""
