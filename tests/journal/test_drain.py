@@ -269,8 +269,8 @@ class TestFaults:
         assert journal.local_ids.resolve("run", wanted.uid) == parent.server_id
 
 
-def test_a_dead_drain_is_raised_and_not_waited_for(store_uri: str, open_journal: MakeJournal) -> None:
-    """A bug that ends the drain surfaces in whoever waits, at once; the records are kept."""
+def test_a_bug_is_raised_and_not_waited_for(store_uri: str, open_journal: MakeJournal) -> None:
+    """A bug in delivery surfaces in whoever waits, at once; the records are kept."""
 
     class Broken(StoreBackend):
         def log_batch(self, *args: Any, **kwargs: Any) -> None:
@@ -284,6 +284,41 @@ def test_a_dead_drain_is_raised_and_not_waited_for(store_uri: str, open_journal:
         log.wait()
     log.metric("x", 2.0, 2)
     assert log.delivery.pending == 2
+
+
+def test_delivery_goes_on_after_a_failure_that_nobody_expected(
+    store_uri: str, open_journal: MakeJournal, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delivery is tried again, goes on where it failed, and counts each value once."""
+    monkeypatch.setattr("withrun.journal.drain.FIRST_PAUSE", 0.1)
+    broken = [True]
+
+    class Flaky(StoreBackend):
+        def delete_tag(self, *args: Any, **kwargs: Any) -> None:
+            if broken[0]:
+                raise ZeroDivisionError("a bug")
+            super().delete_tag(*args, **kwargs)
+
+    journal = open_journal()
+    journal._connect = lambda: Flaky(store_uri)
+    log = journal.create_run(intent())
+    log.metrics({"a": 1.0, "b": 2.0}, 1, 1)
+    log.tags({"t": "1"})
+    log.delete_tag("t")
+    log.params({"p": "1"})
+    with pytest.raises(JournalError, match="ZeroDivisionError"):
+        log.wait()
+    time.sleep(0.5)  # some attempts more
+    assert log.delivery == (5, 3, 2, 0)
+    broken[0] = False
+    until = time.monotonic() + 10
+    while log.delivery.pending and time.monotonic() < until:
+        time.sleep(0.05)
+    assert journal.flush(exit_timeout=10)
+    assert log.delivery == (5, 5, 0, 0)
+    run = client.get_run(log.run_id)
+    assert (len(run.data.metrics), run.data.params) == (2, {"p": "1"})
+    assert "t" not in run.data.tags
 
 
 def test_delivered_segments_are_deleted(store_uri: str, open_journal: MakeJournal) -> None:

@@ -96,15 +96,12 @@ class Deliverer:
     def deliver(self, window: Window) -> None:
         """Deliver a window; raises `GaveUp` if the server does not come back in time.
 
-        May then be called again with the same window: what was delivered already changes nothing.
+        Whatever is raised, it may then be called again with the same window: it goes on with what failed.
         """
-        for call in window.firsts:
+        for call in window.firsts[window.firsts_settled :]:
             self._first(call)
-        jobs = [
-            self._job(no, window.refs[no], steps)
-            for no, steps in window.runs.items()
-            if not self._is_apart(no)
-        ]
+            window.firsts_settled += 1
+        jobs = [self._job(no, window) for no in window.runs if not self._is_apart(no)]
         if self._pool is not None and len(jobs) > 1:
             self._pool.run(jobs)
         else:
@@ -221,13 +218,18 @@ class Deliverer:
         return dict(tags) if parent is None else {**tags, PARENT_TAG: self._referred("run", parent)}
 
     # --- a run's steps ---
-    def _job(self, no: int, ref: RunRef, steps: list[Batch | Call]) -> Callable[[], None]:
-        return lambda: self._deliver_run(no, ref, steps)
+    def _job(self, no: int, window: Window) -> Callable[[], None]:
+        return lambda: self._deliver_run(no, window)
 
-    def _deliver_run(self, no: int, ref: RunRef, steps: list[Batch | Call]) -> None:
+    def _deliver_run(self, no: int, window: Window) -> None:
+        ref, steps = window.refs[no], window.runs[no]
+        begin = window.settled.get(no, 0)
+        if begin == len(steps):
+            return
         refused = self._refusal(ref)
         if refused is not None:
-            self._set_aside(no, ref.run_id, steps, WithrunError(refused), whole_run=True)
+            self._set_aside(no, ref.run_id, steps[begin:], WithrunError(refused), whole_run=True)
+            window.settled[no] = len(steps)
             return
         try:
             run_id = self._server_id(ref)
@@ -238,15 +240,17 @@ class Deliverer:
         except StartedElsewhere as why:
             self._set_apart(no, why)
             return
-        for index, step in enumerate(steps):
+        for index, step in enumerate(steps[begin:], begin):
             try:
                 if isinstance(step, Batch):
                     self._send_batch(no, run_id, step)
                 else:
                     self._send_call(no, ref, run_id, step)
-            except RunIsGone as gone:  # noqa: PERF203 - beside a request, no cost
+            except RunIsGone as gone:
                 self._set_aside(no, run_id, steps[index:], gone.error, whole_run=True)
+                window.settled[no] = len(steps)
                 return
+            window.settled[no] = index + 1
 
     def _refusal(self, ref: RunRef) -> str | None:
         """Why a run was not created, by this journal or by the one that started it; None if it was."""

@@ -14,6 +14,7 @@ from withrun.journal.apart import Apart
 from withrun.journal.creation import settle_intents
 from withrun.journal.deliver import Deliverer
 from withrun.journal.folder import JournalFolder
+from withrun.journal.pack import Window
 from withrun.journal.position import Position
 from withrun.journal.reader import JournalReader
 from withrun.journal.retry import GaveUp, Retry
@@ -33,6 +34,9 @@ LINGER = 0.05
 BACKLOG = 1 << 16
 """Bytes that are worth a request without lingering."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before delivery is tried again after a failure that nobody expected."""
+
 
 class Drain:
     """Delivers a live journal, window by window, in the order of writing.
@@ -41,7 +45,7 @@ class Drain:
         kick: set to have it look at once.
         done: the position up to which all is settled, but for what is set apart.
         apart: the runs that wait for what another journal starts.
-        failure: what ended the thread, if it is dead before its time.
+        failure: what nobody expected to go wrong, until it goes well again.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Drain:
         self._on_window = on_window
         self._on_waiting = on_waiting
         self._reader = JournalReader(folder, writer.limit)
+        self._window: Window | None = None  # that is being delivered
         self._waiters = 0
         self._fresh_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="withrun-drain", daemon=True)
@@ -83,11 +88,11 @@ class Drain:
         return self._retry.trouble
 
     def check(self) -> None:
-        """Raise if the thread has died: nobody should wait for it."""
+        """Raise if delivery fails in a way that is no server's: nobody should wait for it."""
         if self.failure is not None:
             raise JournalError(
-                f"delivery of journal {self._folder.path} has stopped ({self.failure!r}); nothing is lost: "
-                "the next program that uses this store, or `withrun sync`, delivers it"
+                f"delivery of journal {self._folder.path} fails ({self.failure!r}); nothing is lost: it is "
+                "tried again now and then, and by the next program that uses this store, or `withrun sync`"
             ) from self.failure
 
     def hurry(self) -> _Hurry:
@@ -103,23 +108,47 @@ class Drain:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        pause = FIRST_PAUSE
         try:
             while not self._retry.stop.is_set():
-                if self.apart.is_time():
-                    self._look_after_those_apart()
-                if not (self._due() and self._deliver_next()):
+                try:
+                    if self.apart.is_time():
+                        self._look_after_those_apart()
+                    busy = self._due() and self._deliver_next()
+                except GaveUp:
+                    break
+                except Exception as error:  # noqa: BLE001 - whatever it is, the records are there to be delivered
+                    self._stumbled(error, pause)
+                    pause = min(pause * 2, LONGEST_PAUSE)
+                    continue
+                self.failure = None
+                if busy:
+                    pause = FIRST_PAUSE
+                else:
                     self.kick.wait(POLL)
                     self.kick.clear()
-        except GaveUp:
-            pass
         except BaseException as error:
             self.failure = error
-            logger.exception(
-                "delivery of journal %s has stopped; what is left in it is kept", self._folder.path
-            )
+            raise
         finally:
             self._reader.close()
             self._on_window()
+
+    def _stumbled(self, error: Exception, pause: float) -> None:
+        """Tell of a failure that is no server's (a bug, a disk), and wait: it may pass, or hit again."""
+        self.failure = error
+        logger.error(
+            "delivery of journal %s failed, and is tried again in %g s; nothing is lost",
+            self._folder.path,
+            pause,
+            exc_info=error,
+        )
+        if self._window is None:
+            # It may have stopped halfway through what it was reading.
+            self._reader.close()
+            self._reader = JournalReader(self._folder, self._writer.limit, self.done)
+        self._on_window()
+        self._retry.stop.wait(pause)
 
     def _due(self) -> bool:
         """Whether there is something to deliver now."""
@@ -140,24 +169,26 @@ class Drain:
 
     def _deliver_next(self) -> bool:
         self._fresh_since = None
-        window = self._reader.window()
+        window = self._window or self._reader.window()
         if window is None:
             # Nothing readable up to here: what was read is all there is.
             return False
+        self._window = window
         self.apart.window = self.done
         self._deliverer.deliver(window)
         if self._folder.ledger.withdrawn:
             self._retry.call(lambda: settle_intents(self._backend, self._folder.ledger, abandoned=False))
-        self.done = window.end
-        self._acknowledge()
+        self._acknowledge(window.end)
+        self._window = None
         return True
 
-    def _acknowledge(self) -> None:
-        position = self.apart.acknowledged(self.done)
+    def _acknowledge(self, done: Position) -> None:
+        position = self.apart.acknowledged(done)
         self._folder.acknowledged.move(position)
         self._folder.delete_segments(position.segment)
         if not self.apart:
             self._spool.sweep()  # else what was published is needed by whoever delivers all of this again
+        self.done = done  # last: who waited for it may look at the folder
         self._on_window()
 
     # --- runs set apart ---
@@ -169,7 +200,7 @@ class Drain:
         for no in able:
             self.apart.end(no)
         if able:
-            self._acknowledge()
+            self._acknowledge(self.done)
         if self.apart:
             self._on_waiting()
 

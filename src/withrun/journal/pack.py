@@ -78,6 +78,8 @@ class Window:
         runs: the steps of each run, by its number.
         refs: the runs by number.
         read: records in it.
+        firsts_settled: how many of the firsts are there by now, or refused.
+        settled: how many steps of each run are delivered or refused; what is delivered again begins there.
         malformed: records that verified but make no sense (written by another version, say); skipped.
     """
 
@@ -86,6 +88,8 @@ class Window:
         self.firsts: list[Call] = []
         self.runs: dict[int, list[Batch | Call]] = {}
         self.refs: dict[int, RunRef] = {}
+        self.firsts_settled = 0
+        self.settled: dict[int, int] = {}
         self.read = 0
         self.size = 0
         self.malformed = 0
