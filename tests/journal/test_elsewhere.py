@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,13 @@ from .conftest import intent
 
 
 @pytest.fixture
-def two(tmp_path: Path, store_uri: str) -> Iterator[tuple[Journal, Journal]]:
+def two(tmp_path: Path, store_uri: str) -> tuple[Journal, Journal]:
     """Two offline journals, the first of which comes first."""
     journals = Journal(tmp_path / "journal", store_uri), Journal(tmp_path / "journal", store_uri)
-    holds = [journal.hold() for journal in journals]  # each one journal throughout
     for journal in journals:
         assert journal.owner
         time.sleep(0.005)  # they sort by the millisecond of their first record
-    yield journals
-    del holds
+    return journals
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ class Journal:
         threads: runs delivered side by side; 1 for stores that take one writer (sqlite).
         mapped: write through a memory map; None: where the file system is known to allow it.
         opened: called when the journal's folder has been made, in a forked child again.
+        brief: offline, let go of what is journaled while no run is open, too, for others to deliver.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Journal:
         threads: int = 4,
         mapped: bool | None = None,
         opened: Callable[[], None] | None = None,
+        brief: bool = False,
     ) -> None:
         self.store_uri = store_uri
         self.store_folder = store_folder_of(journal_dir, store_uri)
@@ -101,6 +103,7 @@ class Journal:
         self._when_opened = opened
         self._logs = RunLogs(self)
         self._itself = RunLog(self, 0, "")
+        self._is_brief = brief and connect is None
         self._users = Users(self._let_go)
         self._waits = Waits(store_uri, self._logs, lambda: self._live, self._is_recovering)
         self._closed = False
@@ -142,7 +145,7 @@ class Journal:
             live = self._open()
             live.folder.spool.mkdir(mode=0o700, exist_ok=True)
             at = live.writer.position
-        if self._connect is None:
+        if self._is_brief:
             self._users.look_later(at)
         return live.folder.spool
 
@@ -250,7 +253,7 @@ class Journal:
             # Declared: whoever starts it answers for its end. Let go of later, for what its handle asks next.
             at = live.writer.position
             self._users.runs.discard(intent.uid)
-            if self._connect is None:
+            if self._is_brief:
                 self._users.look_later(at)
         return log
 
@@ -305,7 +308,7 @@ class Journal:
             log.bind(segment.write)
             self._logs.has_pending(log)
             at = writer.position
-        if self._connect is None:
+        if self._is_brief:
             self._users.written(at)
 
     def _send_now(self, log: RunLog, framed: bytes, full: JournalFull) -> None:

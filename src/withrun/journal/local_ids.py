@@ -112,6 +112,6 @@ class LocalIds:
                     except msgspec.DecodeError:
                         continue  # a line cut off by a full disk: its ID is found again by its tag
                     self._note(entry.kind, entry.local, entry.server)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter is told of by what writes
             return
         self._read = max(self._read, at)

@@ -115,6 +115,7 @@ def lease(
                 durability=durability,
                 threads=threads,
                 opened=_finalize_in_worker,
+                brief=True,
             )
             _journals[key] = journal
         user = Lease(key, journal)
