@@ -277,6 +277,16 @@ def test_a_fork_in_a_signal_handler_in_the_middle_of_an_append(tmp_path: Path, m
         assert len(journal) <= 2
 
 
+def test_a_fork_in_a_signal_handler_of_a_journal_that_is_let_go_of(tmp_path: Path) -> None:
+    """Nor does a child wait for the thread by which its parent was about to let go of the journal."""
+    program = FORKING.replace('== "True")', '== "True", brief=True)')
+    for number in range(4):
+        command = [sys.executable, "-c", program, tmp_path / str(number), "True"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()[1] == "0", done.stderr
+
+
 def test_a_thousand_runs_cost_no_descriptors_and_little_memory(journal: Journal) -> None:
     """Descriptors stay the same from the first to the thousandth open run, over many segments."""
     process = psutil.Process()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from withrun.journal.position import Position
 
@@ -52,7 +52,7 @@ class Users:
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
         self._let_go = let_go
         self._times = 0
-        self._timer: threading.Timer | None = None
+        self._timer: threading.Event | None = None
 
     def __bool__(self) -> bool:
         return bool(self.runs or self._holds)
@@ -93,12 +93,15 @@ class Users:
         if self.runs or self._timer is not None:
             return  # the end of the last run, or the look that is due, sees to it
         pause = min(_PAUSE * 2 ** max(self._times - AT_ONCE, 0), _LONGEST)
-        timer = self._timer = threading.Timer(pause, self._look_again, [at])
-        timer.daemon = True
+        self._timer = threading.Event()
         with contextlib.suppress(RuntimeError):  # the interpreter is exiting, which closes the journal
-            timer.start()
+            # Not by `threading`: a signal handler may fork right here, and the child would wait for ever for
+            # its thread to say that it has begun.
+            _thread.start_new_thread(self._look_again, (at, pause, self._timer))
 
-    def _look_again(self, before: Position) -> None:
+    def _look_again(self, before: Position, pause: float, timer: threading.Event) -> None:
+        if timer.wait(pause):
+            return
         self._timer = None
         at = self._let_go(before)
         if at is not None:
@@ -108,6 +111,5 @@ class Users:
 
     def close(self) -> None:
         """Look no more."""
-        timer: Any = self._timer
-        if timer is not None:
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.set()
