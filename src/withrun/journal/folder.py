@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -25,6 +26,9 @@ __all__ = ["JournalFolder", "Origin", "journals_in", "store_folder_of"]
 _STALE = 600.0
 """Seconds after which a folder that was never finished belongs to nobody."""
 
+
+_TAKEN = frozenset({errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY})
+"""What making a folder ends with if a signal handler forks right there, and the other process was quicker."""
 
 _NAME = re.compile(r"\d{13,}-[0-9a-f]{16}")
 """A journal's name, by which journals sort from old to new; other things lie beside them."""
@@ -87,14 +91,14 @@ class JournalFolder:
     @classmethod
     def create(cls, store_folder: Path, store_uri: str) -> JournalFolder:
         """Make a new journal, owned by this process until it ends."""
-        make_private(store_folder)
         while True:
+            make_private(store_folder)
             pid = os.getpid()
             try:
                 created = cls._try_to_create(store_folder, store_uri)
-            except FileNotFoundError:
-                continue  # a child, forked by a signal handler right here, has taken the folder
             except OSError as error:
+                if error.errno in _TAKEN:
+                    continue
                 raise unusable(store_folder, error) from error
             if created is not None and os.getpid() == pid:
                 return created
