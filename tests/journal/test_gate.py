@@ -98,3 +98,27 @@ def test_a_fork_in_a_handler_that_interrupts_a_fork() -> None:
     command = [sys.executable, "-W", "ignore", "-c", NESTED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_gates_within_gates() -> None:
+    """A call that goes through two gates ends during a fork, whichever of them was closed first."""
+    outer, inner = Gate(), Gate()
+    entered, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        with outer:
+            entered.set()
+            go_on.wait(10)
+            with inner:
+                done.set()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    entered.wait(10)
+    assert inner.park(time.monotonic() + 10)
+    go_on.set()
+    assert outer.park(time.monotonic() + 10)
+    assert done.is_set()
+    for gate in (outer, inner):
+        gate.open()
+    thread.join(10)

@@ -38,11 +38,14 @@ class Gate:
         me = threading.get_ident()
         outer = self._holders.get(me, 0)
         self._holders[me] = outer + 1
-        # A call within a call is let in: the fork waits for the outer one.
-        while self._parked and not outer:
+        # A call within a call, be it through another gate, is let in: the fork waits for the outer one.
+        while self._parked and not outer and not self._is_within_another(me):
             self._holders.pop(me, None)
             time.sleep(_POLL)
             self._holders[me] = 1
+
+    def _is_within_another(self, thread: int) -> bool:
+        return any(thread in gate._holders for gate in list(_gates) if gate is not self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
