@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from tests.servers import MlflowServer, clean_env, mlflow_server
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take the caller's settings out of the environment, and keep caches away from the user's home."""
+    # A worker of pytest-xdist ignores Ctrl-C, and so would the programs that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     clean = clean_env()
     for name in set(os.environ) - set(clean):
         del os.environ[name]
