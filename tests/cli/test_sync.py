@@ -140,6 +140,7 @@ def test_the_server_is_away(tmp_path: Path) -> None:
     assert state(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_living_process_keeps_its_journal(tmp_path: Path, store: str) -> None:
     """It is named and left, and the exit code tells; what dead ones left is delivered all the same."""
     leave(tmp_path, store, 1)
@@ -203,6 +204,7 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_watch(tmp_path: Path) -> None:
     """It outlives an absent server, delivers what comes and what comes later, and ends with 0 by Ctrl-C."""
     from mlflow import MlflowClient

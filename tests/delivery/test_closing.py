@@ -23,6 +23,8 @@ from withrun.journal import registry
 
 from .conftest import MakeApi
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:

@@ -16,6 +16,8 @@ from withrun.errors import JournalError, WithrunError
 
 from .conftest import MakeApi, journals, steps
 
+pytestmark = pytest.mark.slow
+
 can_mount = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small tmpfs takes root"
 )

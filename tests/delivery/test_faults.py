@@ -22,6 +22,8 @@ from withrun.journal import retry
 
 from .conftest import MakeApi, runs_tagged, steps
 
+pytestmark = pytest.mark.slow
+
 FAULTS = {
     "latency": Fault(delay=0.2),
     "500": Fault(status=500),
@@ -95,7 +97,7 @@ def check(client: Any, exp_id: str) -> None:
         assert len(client.search_model_versions(f"run_id = '{run_id}'")) == 1
 
 
-QUICK = {"429", "cut body", "lost answer"}
+QUICK = {"cut body", "lost answer"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from tests.faultproxy import Fault, FaultProxy
 from withrun import MlflowApi
 from withrun.errors import ServerError, ServerUnreachable
 
+pytestmark = pytest.mark.slow
+
 MakeApi = Callable[..., MlflowApi]
 Start = Callable[[MlflowApi, str], Any]
 

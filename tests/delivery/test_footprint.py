@@ -23,6 +23,8 @@ from withrun.journal import RunLog
 
 from .conftest import MakeApi, journals
 
+pytestmark = pytest.mark.slow
+
 RUNS = 1_000
 
 

@@ -12,6 +12,8 @@ from tests.faultproxy import Fault, FaultProxy
 from withrun import MlflowApi
 from withrun.errors import ServerError
 
+pytestmark = pytest.mark.slow
+
 MakeApi = Callable[..., MlflowApi]
 
 LOGIN = b"<!doctype html><title>Sign in</title>"

@@ -10,6 +10,8 @@ import pytest
 from tests.faultproxy import Fault, FaultProxy
 from withrun import MlflowApi
 
+pytestmark = pytest.mark.slow
+
 MakeApi = Callable[..., MlflowApi]
 
 

@@ -145,6 +145,7 @@ def test_journals_of_living_processes_are_left_alone(
     assert names(client) == {"left-0": "FINISHED"}
 
 
+@pytest.mark.slow
 def test_an_absent_server_is_waited_for(tmp_path: Path, begun: Any) -> None:
     """A server that comes up a while after the start gets everything."""
     from mlflow import MlflowClient

@@ -177,6 +177,7 @@ def test_a_deleted_run_does_not_hold_up_others(
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) <= 3
 
 
+@pytest.mark.slow
 class TestFaults:
     """A proxy that misbehaves stands before a real server."""
 

@@ -92,6 +92,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_a_fork_in_a_handler_that_interrupts_a_fork() -> None:
     """Gates open again in the parent and in all children when a handler forks while its thread parks."""
     # In a process without `concurrent.futures`, whose own hook around forks waits for itself there.

@@ -14,6 +14,8 @@ from withrun.journal import Journal, recover
 
 from .conftest import intent, rest
 
+pytestmark = pytest.mark.slow
+
 MakeJournal = Callable[..., Journal]
 
 

@@ -18,7 +18,7 @@ from withrun.context import snapshot
 MakeApi = Callable[..., MlflowApi]
 
 
-@pytest.fixture(params=["sqlite", "server"])
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.slow)])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An embedded store of the test's own, and a server with proxied artifacts."""
     if request.param == "server":

@@ -138,6 +138,7 @@ def test_the_next_api_delivers(uri: str, name: str, tmp_path: Path, client: Any,
     check_delivered(client, name, told, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_sync(uri: str, name: str, tmp_path: Path, client: Any) -> None:
     """Syncs that are killed at any moment, and two at once, leave what one undisturbed sync would."""
     told = program.leave(program.RUNS, uri, tmp_path, name)
