@@ -240,6 +240,9 @@ time.sleep(60)
         try:
             process.kill()
             process.wait()
+            deadline = time.monotonic() + 10  # the child lets go as soon as it runs at all
+            while waiting(tmp_path / "journal", uri)[0].alive and time.monotonic() < deadline:
+                time.sleep(0.01)
             assert not waiting(tmp_path / "journal", uri)[0].alive
         finally:
             os.kill(child, signal.SIGKILL)

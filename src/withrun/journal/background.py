@@ -63,8 +63,13 @@ class BackgroundRecovery:
 
         A folder that can't be read is warned of: a program that only reads the store does without.
         """
-        if self._not_own():
+        # What another's recovery has taken is this process's own by now, and wanted all the same.
+        if self._not_own() or self._is_under_way():
             self._begin()
+
+    def _is_under_way(self) -> bool:
+        worker = _workers.get(self._key)
+        return worker is not None and not worker.stop.is_set()
 
     def look_again(self) -> None:
         """Begin if other journals are free than when this was last called; may be called often."""
@@ -82,8 +87,12 @@ class BackgroundRecovery:
         own = OwnerLock.of_this_process() if paths else set()
         return [path for path in paths if path / "lock" not in own]
 
+    @property
+    def _key(self) -> _Key:
+        return str(self._journal_dir), self._store_uri
+
     def _begin(self) -> None:
-        key = (str(self._journal_dir), self._store_uri)
+        key = self._key
         with _lock:
             worker = _workers.get(key)
             if worker is None or worker.stop.is_set():
