@@ -96,6 +96,7 @@ def test_nothing_to_sync(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_was_left_is_delivered(tmp_path: Path, store: str) -> None:
     """Two dead processes' runs arrive; each gets a line with its IDs, and a second sync has nothing to do."""
     for _ in range(2):
@@ -154,6 +155,7 @@ def test_a_living_process_keeps_its_journal(tmp_path: Path, store: str) -> None:
     assert names(store) == ["run-0", "run-0", "run-1"]
 
 
+@pytest.mark.slow
 def test_journals_of_other_stores(tmp_path: Path, store: str) -> None:
     """They are left alone, and a line names each such store."""
     leave(tmp_path, store, 1)

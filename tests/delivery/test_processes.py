@@ -18,6 +18,8 @@ from tests.servers import MlflowServer
 
 from .conftest import MakeApi, journals, runs_tagged, steps
 
+pytestmark = pytest.mark.slow
+
 LOGGED = 1_200
 
 LOGGING = f"""

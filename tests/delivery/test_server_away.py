@@ -16,6 +16,8 @@ from withrun.errors import ServerUnreachable
 
 from .conftest import MakeApi, journals, runs_tagged, steps
 
+pytestmark = pytest.mark.slow
+
 AWAY = Fault(reset=True)
 
 

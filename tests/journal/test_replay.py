@@ -94,6 +94,7 @@ def comparable(run: RunRecord) -> dict[str, Any]:
     return fields
 
 
+@pytest.mark.slow
 def test_what_is_read_is_what_is_delivered(tmp_path: Path, store_uri: str, journals: Any) -> None:
     """Forty runs logged to at random by two journals read the same before delivery as after, on the store."""
     chance = random.Random(7)
@@ -169,6 +170,7 @@ def test_a_torn_tail(journals: Any, local: LocalStore, mapped: bool) -> None:
     journal.close()
 
 
+@pytest.mark.slow
 def test_a_second_read_costs_what_came_since(journals: Any, local: LocalStore) -> None:
     """Behind 100,000 points a read with one more is far quicker than the first, and takes no memory."""
     journal = journals()

@@ -117,6 +117,7 @@ sys.exit(0 if codes == [0] * 3 and journal.close() else f"children left with {co
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("through", ["sqlite", "server"])
 def test_forks_beside_a_busy_drain(
     through: str, tmp_path: Path, store_uri: str, server: MlflowServer

@@ -169,6 +169,7 @@ def test_a_lost_answer(server: MlflowServer, client: Any, model: str, source: Pa
     assert len(client.search_model_versions(f"name='{model}'")) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away(server: MlflowServer, client: Any, source: Path) -> None:
     """Publishing raises what makes the journal wait, not what makes it give an artifact up."""
     run = client.create_run("0").info.run_id
