@@ -98,7 +98,7 @@ def wait_until_free(folder: Path, uri: str) -> None:
 
 @pytest.mark.parametrize("deliver", ["online", "offline"])
 @pytest.mark.parametrize(
-    "moments", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "moments", [2, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_killed_at_random_moments(
     moments: int, deliver: str, tmp_path: Path, store_uri: str, client: Any

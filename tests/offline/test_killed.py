@@ -95,7 +95,7 @@ def check(client: Any, name: str, told: list[list[str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "moments", [1, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "moments", [1, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_killed_at_random_moments(moments: int, uri: str, client: Any, tmp_path: Path) -> None:
     """Metrics, artifacts, versions, children and ends that had returned are on the store, exactly once."""
