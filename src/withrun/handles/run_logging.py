@@ -31,6 +31,7 @@ V = TypeVar("V")
 Series = tuple[Callable[[str, float, int, int], None], dict[str, Any], str]
 """How a metric is logged again: to the run's log, and in the view where its last value shows, by that key."""
 
+
 class _Shortcuts(dict[str, Series]):
     """What a handle has of that by key; its API clears it when it is closed."""
 
