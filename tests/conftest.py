@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import withrun
 from tests.servers import MlflowServer, clean_env, mlflow_server
+from withrun.context import snapshot
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,3 +31,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """One MLflow server with one worker and proxied artifacts, for all tests that change nothing of it."""
     with mlflow_server(tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def empty_context() -> Iterator[None]:
+    """Nothing is active before a test; what a test leaves open is ended and forgotten."""
+    before = snapshot()
+    assert withrun.active_run() is None, "an earlier test left a run active"
+    yield
+    while withrun.active_run() is not None:
+        withrun.end_run()
+    before.restore()

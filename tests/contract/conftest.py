@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import withrun
 from tests.s3 import s3_server
 from tests.servers import MlflowServer, mlflow_server
 from withrun import BaseMlflowApi, ExpApi, GenericMlflowApi, MlflowApi, RunApi
-from withrun.context import snapshot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -160,13 +158,3 @@ class Reader:
 
     api: BaseMlflowApi
     target: Path | None
-
-
-@pytest.fixture(autouse=True)
-def empty_context() -> Iterator[None]:
-    """What a test leaves open is ended and forgotten."""
-    before = snapshot()
-    yield
-    while withrun.active_run() is not None:
-        withrun.end_run()
-    before.restore()

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-import withrun
 from tests.faultproxy import FaultProxy, fault_proxy
 from tests.servers import MlflowServer
 from withrun import MlflowApi
-from withrun.context import snapshot
 
 MakeApi = Callable[..., MlflowApi]
 
@@ -60,16 +58,6 @@ def open_api(tmp_path: Path) -> Iterator[MakeApi]:
     for api in made:
         if not api.is_closed:
             api.close()
-
-
-@pytest.fixture(autouse=True)
-def empty_context() -> Iterator[None]:
-    """Nothing is active before a test; what a test leaves open is ended and forgotten."""
-    before = snapshot()
-    yield
-    while withrun.active_run() is not None:
-        withrun.end_run()
-    before.restore()
 
 
 def runs_tagged(client: Any, exp_id: str, key: str) -> dict[str, list[Any]]:

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-import withrun
 from tests.servers import MlflowServer, _database_template
 from withrun import MlflowApi
-from withrun.context import snapshot
 
 MakeApi = Callable[..., MlflowApi]
 
@@ -51,13 +49,3 @@ def open_api(tmp_path: Path) -> Iterator[MakeApi]:
     for api in made:
         if not api.is_closed:
             api.close()
-
-
-@pytest.fixture(autouse=True)
-def empty_context() -> Iterator[None]:
-    """Nothing is active before a test; what a test leaves open is ended and forgotten."""
-    before = snapshot()
-    yield
-    while withrun.active_run() is not None:
-        withrun.end_run()
-    before.restore()

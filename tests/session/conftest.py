@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-import withrun
 from tests.servers import MlflowServer
 from withrun import BaseMlflowApi, ExpApi, MlflowApi
-from withrun.context import snapshot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,14 +60,3 @@ def exp(api: BaseMlflowApi) -> ExpApi:
 def other_exp(other_api: BaseMlflowApi) -> ExpApi:
     """A new experiment of the server."""
     return other_api.create_exp(f"e-{uuid.uuid4().hex}")
-
-
-@pytest.fixture(autouse=True)
-def empty_context() -> Iterator[None]:
-    """Nothing is active before a test; what a test leaves open is ended and forgotten."""
-    before = snapshot()
-    assert withrun.active_run() is None, "an earlier test left a run active"
-    yield
-    while withrun.active_run() is not None:
-        withrun.end_run()
-    before.restore()

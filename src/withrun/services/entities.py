@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 
+import msgspec
+
 from withrun.backend import ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
 from withrun.errors import ServerError
 from withrun.keys import unflatten
@@ -14,7 +16,7 @@ from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
 from withrun.values import complete, metric_from_store
 
-__all__ = ["EntityBuilder", "artifact_folder", "from_milliseconds"]
+__all__ = ["EntityBuilder", "artifact_folder", "from_milliseconds", "in_the_spool"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -97,6 +99,11 @@ def artifact_folder(record: RunRecord, keys: TagKeys) -> str:
     """URL of a run's own artifact folder: in the repo that its tag names, else where the store puts it."""
     repo = _chosen_repo(record, keys)
     return record.artifact_uri if repo is None else f"{repo.rstrip('/')}/{record.run_id}/artifacts"
+
+
+def in_the_spool(record: RunRecord, keys: TagKeys) -> RunRecord:
+    """A run that the server does not know yet, whose artifacts are not in the repo of its choice so far."""
+    return msgspec.structs.replace(record, tags=tuple(tag for tag in record.tags if tag.key != keys.repo))
 
 
 def _chosen_repo(record: RunRecord, keys: TagKeys) -> str | None:

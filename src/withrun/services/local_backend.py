@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import msgspec
-
 from withrun.backend import (
     Backend,
     DatasetInput,
@@ -26,6 +24,7 @@ from withrun.backend import (
 from withrun.errors import OfflineError, ServerUnreachable
 from withrun.journal import LocalIds, looks_local
 from withrun.journal.replay import LocalStore
+from withrun.services.entities import in_the_spool
 from withrun.services.tag_keys import TagKeys
 
 __all__ = ["LocalBackend"]
@@ -111,10 +110,7 @@ class LocalBackend:
 
     def _local_run(self, run_id: str) -> RunRecord | None:
         run = self._local.run(run_id)
-        if run is None:
-            return None
-        tags = tuple(tag for tag in run.tags if tag.key != self._keys.repo)
-        return msgspec.structs.replace(run, tags=tags)
+        return None if run is None else in_the_spool(run, self._keys)
 
     # --- the store itself ---
 

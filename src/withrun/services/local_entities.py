@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from withrun.backend import ExperimentRecord, RunRecord, VersionRecord
 from withrun.cache.metadata import MetadataCache
 from withrun.journal import LocalIds, looks_local
 from withrun.journal.replay import LocalStore
 from withrun.schema import Experiment, Model, ModelVersion, Run
-from withrun.services.entities import EntityBuilder
+from withrun.services.entities import EntityBuilder, in_the_spool
 from withrun.services.tag_keys import TagKeys
 
 __all__ = ["LocalEntities"]
@@ -108,9 +106,8 @@ class LocalEntities:
         return None if record is None else self._build.experiment(record)
 
     def _run(self, record: RunRecord) -> Run:
-        tags = tuple(tag for tag in record.tags if tag.key != self._keys.repo)
-        plain = msgspec.structs.replace(record, tags=tags)
-        return self._build.run(plain, self._experiment_of(record.experiment_id))
+        experiment = self._experiment_of(record.experiment_id)
+        return self._build.run(in_the_spool(record, self._keys), experiment)
 
     def _experiment_of(self, experiment_id: str) -> Experiment:
         found = self.experiment(experiment_id)

@@ -11,7 +11,7 @@ from withrun.errors import InvalidArgument, OfflineError, ServerError, ServerUnr
 from withrun.journal import RunIntent, new_uid
 from withrun.keys import check_key, put, value_at
 from withrun.schema import Experiment, Run, RunStatus
-from withrun.services.entities import EntityBuilder
+from withrun.services.entities import EntityBuilder, in_the_spool
 from withrun.services.experiments import ExperimentService
 from withrun.services.long_values import (
     MAX_PARAM_LENGTH,
@@ -92,16 +92,16 @@ class RunService:
 
     def _local_record(self, intent: RunIntent) -> RunRecord:
         """A run that has started without the server, which names one that has no name; this name stays."""
-        return RunRecord(
+        record = RunRecord(
             intent.uid,
             intent.experiment_id,
             intent.name or f"run-{intent.uid[:8]}",
             status=intent.status,
             start_time=intent.start_time,
             artifact_uri=str(self._writes.local_repo(intent.uid)),
-            # Where its artifacts are to go is the server's business: they are not there yet.
-            tags=tuple(KeyValue(*item) for item in intent.tags.items() if item[0] != self._keys.repo),
+            tags=tuple(KeyValue(*item) for item in intent.tags.items()),
         )
+        return in_the_spool(record, self._keys)
 
     def set_running(self, run_id: str) -> None:
         """Set a declared run, or one that is over, RUNNING; this process answers for its end from then on."""
