@@ -144,7 +144,7 @@ def test_default_cache_of_a_store(tmp_path: Path) -> None:
     assert "run/a" in cli("list", "--tracking-uri", uri, cwd=tmp_path, **home).stdout
     assert "run/a" in cli("list", cwd=tmp_path, **home, WITHRUN_CONF_TRACKING_URI=uri).stdout
     assert "run/a" in cli("list", cwd=tmp_path, **home, WITHRUN_CONF_CACHE_DIR=str(cache)).stdout
-    assert "run/a" not in cli("list", cwd=tmp_path, **home).stdout
+    assert cli("list", cwd=tmp_path, **home).stdout.startswith("0 artifacts")
     assert not (tmp_path / "mlflow.db").exists()
 
 
