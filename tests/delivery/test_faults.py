@@ -162,10 +162,14 @@ def test_faults_at_random(
 def test_an_answer_to_each_creating_call_is_lost(
     proxy: FaultProxy, open_api: MakeApi, client: Any, exp_id: str, tmp_path: Path
 ) -> None:
-    """The server creates run and version twice each, and nobody hears of it: one of each is there."""
+    """The server creates each thing twice, as far as it can, and nobody hears of it: one of each is there."""
     api = open_api(proxy.url)
     (tmp_path / "weights.bin").write_bytes(b"weights")
+    proxy.times(2, Fault(lose_answer=True), path="registered-models/create")
     model = api.get_or_create_model(f"m-{exp_id}")
+    proxy.times(2, Fault(lose_answer=True), path="experiments/create")
+    exp = api.get_or_create_exp(f"of {exp_id}")
+    assert client.get_experiment(exp.id).name == f"of {exp_id}"
     proxy.times(2, Fault(lose_answer=True), path="runs/create")
     run = api.start_run(exp_id)
     proxy.times(2, Fault(lose_answer=True), path="model-versions/create")

@@ -73,14 +73,19 @@ class ExperimentService:
 
     def _fetch_or_create(self, name: str) -> Experiment:
         record = self._backend.get_experiment_by_name(name)
-        if record is None:
-            try:
-                return self.create(name)
-            except AlreadyExists:
-                record = self._backend.get_experiment_by_name(name)
-                if record is None:
-                    raise
-        return self._remember(_refuse_deleted(record))
+        if record is not None:
+            return self._remember(_refuse_deleted(record))
+        # Attempted again if the answer was lost: the name tells whether it was applied.
+        return self._writes.attempt(lambda: self._create_or_fetch(name))
+
+    def _create_or_fetch(self, name: str) -> Experiment:
+        try:
+            return self.create(name)
+        except AlreadyExists:
+            record = self._backend.get_experiment_by_name(name)
+            if record is None:
+                raise
+            return self._remember(_refuse_deleted(record))
 
     def by_name(self, name: str) -> Experiment | None:
         """The active or deleted experiment of that name, or None."""

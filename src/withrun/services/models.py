@@ -84,6 +84,10 @@ class ModelService:
     def _fetch_or_create(self, name: str) -> Model:
         with contextlib.suppress(NotFound):
             return self.fetch(name)
+        # Attempted again if the answer was lost: the name tells whether it was applied.
+        return self._writes.attempt(lambda: self._create_or_fetch(name))
+
+    def _create_or_fetch(self, name: str) -> Model:
         try:
             return self.create(name)
         except AlreadyExists:
