@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from withrun.cli_text import printable, readable, table
-from withrun.errors import ServerError, ServerUnreachable
+from withrun.errors import ServerError, ServerUnreachable, WithrunError
 
 if TYPE_CHECKING:
     from withrun.api import BaseMlflowApi
@@ -73,11 +73,14 @@ class _Store:
     def of(cls, tracking_uri: str | None, cache_dir: Path | None) -> _Store:
         from withrun.plugins import get_api
 
-        conf = {"offline_mode": True} | ({"tracking_uri": tracking_uri} if tracking_uri else {})
+        conf: dict[str, Any] = {"offline_mode": True}
+        if tracking_uri:
+            conf["tracking_uri"] = tracking_uri
+        if cache_dir is not None:
+            conf |= {"cache_dir": cache_dir, "journal_dir": cache_dir / "journal"}
         api = get_api(conf=conf)
-        journal_dir = api.journal_dir if cache_dir is None else cache_dir / "journal"
-        assert journal_dir is not None  # noqa: S101 - every API has settled on one
-        return cls(api, journal_dir.absolute())
+        assert api.journal_dir is not None  # noqa: S101 - every API has settled on one
+        return cls(api, api.journal_dir.absolute())
 
     @property
     def uri(self) -> str:
@@ -177,9 +180,9 @@ class _Store:
                 backend.server_info()
             except (ServerUnreachable, ServerError) as error:
                 raise type(error)(
-                    f"nothing was delivered: {error}. All of it is kept in {self.journal_dir}"
+                    f"nothing was delivered, and all of it is kept in {self.journal_dir}: {error}"
                 ) from error
-            return recover(
+            report = recover(
                 self.journal_dir,
                 self.uri,
                 backend,
@@ -189,6 +192,19 @@ class _Store:
             )
         finally:
             backend.close()
+        self._cache(report.runs.values())
+        return report
+
+    def _cache(self, run_ids: Collection[str]) -> None:
+        """Keep the metadata of runs that started offline: the API that logged them can't read the server."""
+        if not run_ids or self.api.cache_dir is None:
+            return
+        with self.api.model_copy(update={"offline_mode": False, "healthcheck": False}) as online:
+            try:
+                for run_id in run_ids:
+                    online.cache_run_meta(run_id)
+            except WithrunError as error:
+                click.echo(f"delivered, but offline APIs will not find all of the runs: {error}", err=True)
 
 
 def _show(found: Sequence[Waiting]) -> None:

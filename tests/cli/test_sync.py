@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import withrun
 from tests.faultproxy import Fault, fault_proxy
 from tests.servers import MlflowServer, _database_template, clean_env, free_port, mlflow_server
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from withrun.journal import Journal, RunIntent, new_uid
 journal = Journal(Path(sys.argv[1]), sys.argv[2])
 for number in range(int(sys.argv[3])):
-    log = journal.create_local_run(RunIntent(new_uid(), sys.argv[4], f"run-{number}", 1_700_000_000_000))
+    log = journal.owned.create_locally(RunIntent(new_uid(), sys.argv[4], f"run-{number}", 1_700_000_000_000))
     log.params({"number": str(number)})
     for step in range(50):
         log.metric("loss", step / 7, 1_700_000_000_000 + step, step)
@@ -261,3 +262,22 @@ def test_options_that_exclude_one_another(tmp_path: Path) -> None:
     """--watch and --dry-run together are refused with the usage."""
     done = sync(tmp_path, None, "--watch", "--dry-run")
     assert (done.returncode, "exclude one another" in done.stderr) == (2, True)
+
+
+def test_synced_runs_stay_readable_offline(store: str, tmp_path: Path) -> None:
+    """The offline API that logged a run finds it after another process delivered it, by either ID, once."""
+    from mlflow import MlflowClient
+
+    with withrun.MlflowApi(tracking_uri=store, cache_dir=tmp_path, offline_mode=True) as api:
+        with api.start_run(api.get_or_create_exp("fresh"), name="one") as run:
+            run.log_param("lr", 0.1)
+            run.log_metric("loss", 0.5)
+        done = sync(tmp_path, store)
+        assert done.returncode == 0, done.stderr
+        client = MlflowClient(store)
+        [on_server] = client.search_runs([client.get_experiment_by_name("fresh").experiment_id])
+        run_id = on_server.info.run_id
+        [found] = api.find_runs({"params.lr": 0.1})
+        assert (found.id, found.name, found.metrics) == (run_id, "one", {"loss": 0.5})
+        assert [api.get_run(each).params for each in (run.id, run_id)] == [{"lr": 0.1}] * 2
+        assert api.get_run(run_id).exp.name == "fresh"

@@ -20,15 +20,15 @@ def held(tmp_path: Path, store_uri: str) -> tuple[Journal, str]:
     """An offline journal, in use, and the run that it starts."""
     journal = Journal(tmp_path / "journal", store_uri)
     uid = new_uid()
-    journal.create_local_run(intent("held", uid=uid))
+    journal.owned.create_locally(intent("held", uid=uid))
     return journal, uid
 
 
 def log_around(live: Journal, uid: str) -> None:
     """Log in turns to that run, to a child of it, and to one that needs neither; three windows at least."""
     waits = live.run(uid, uid=uid)
-    child = live.create_local_run(intent("child", uid=new_uid(), tags={"mlflow.parentRunId": uid}))
-    other = live.create_local_run(intent("other", uid=new_uid()))
+    child = live.owned.create_locally(intent("child", uid=new_uid(), tags={"mlflow.parentRunId": uid}))
+    other = live.owned.create_locally(intent("other", uid=new_uid()))
     for step in range(3):
         for log in (waits, child, other):
             log.metric("m", float(step), now(), step)

@@ -339,7 +339,7 @@ class TestFullDisk:
     ) -> None:
         """On a full disk calls of every kind arrive, once and in order; nothing counts as damaged."""
         journal = Journal(small, store_uri, connect=lambda: StoreBackend(store_uri), threads=1, mapped=mapped)
-        log = journal.create_run(intent())
+        log = journal.owned.create(intent())
         log.metric("loss", 1.0, 1, 0)
         room = shutil.disk_usage(small).free
         (small / "filler").write_bytes(bytes(room if mapped else max(room - 8_192, 0)))
@@ -420,5 +420,5 @@ def test_the_same_run_has_one_log(open_journal: MakeJournal) -> None:
     """Two handles of a run share its accounts and its order."""
     journal = open_journal()
     assert journal.run("abc") is journal.run("abc")
-    local = journal.create_local_run(intent())
+    local = journal.owned.create_locally(intent())
     assert journal.run(local.run_id, uid=local.run_id) is local

@@ -30,7 +30,7 @@ from pathlib import Path
 from withrun.journal import Journal, RunIntent
 journal = Journal(Path(sys.argv[1]), sys.argv[2])
 for number in range(int(sys.argv[3])):
-    log = journal.create_local_run(RunIntent(uuid.uuid4().hex, "0", f"left-{number}", 1_700_000_000_000))
+    log = journal.owned.create_locally(RunIntent(uuid.uuid4().hex, "0", f"left-{number}", 1_700_000_000_000))
     log.params({"number": str(number)})
     for step in range(100):
         log.metric("loss", step / 7, 1_700_000_000_000 + step, step)
@@ -118,7 +118,7 @@ def test_nothing_is_started_for_nothing(tmp_path: Path, store_uri: str, begun: A
     connections = Connections(store_uri)
     assert begun(store_uri, connections).wait(0)
     own = Journal(tmp_path / "journal", store_uri)
-    own.create_local_run(intent())
+    own.owned.create_locally(intent())
     assert begun(store_uri, connections).wait(0)
     assert (recovery_threads(), connections.made) == ([], 0)
     own.close()
@@ -294,9 +294,9 @@ def test_values_of_a_run_that_another_journal_starts(
 ) -> None:
     """Though the older journal logs to a run that the newer one starts, both arrive in one recovery."""
     older, newer = Journal(tmp_path / "journal", store_uri), Journal(tmp_path / "journal", store_uri)
-    older.create_local_run(intent("older"))
+    older.owned.create_locally(intent("older"))
     time.sleep(0.01)
-    log = newer.create_local_run(intent("newer"))
+    log = newer.owned.create_locally(intent("newer"))
     log.params({"from": "newer"})
     older.run(log.uid, uid=log.uid).metric("loss", 1.0, now(), 1)
     older.close()

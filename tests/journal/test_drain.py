@@ -37,7 +37,7 @@ def history(client: Any, run_id: str, key: str) -> list[tuple[int, float]]:
 def test_a_whole_run_arrives(store_uri: str, client: Any, open_journal: MakeJournal) -> None:
     """Params, metrics, tags and the end of a run are on the store once `wait` returns."""
     journal = open_journal(store_uri)
-    log = journal.create_run(intent("fit", tags={"team": "x"}))
+    log = journal.owned.create(intent("fit", tags={"team": "x"}))
     log.params({f"p{i}": str(i) for i in range(250)})
     for step in range(2_500):
         log.metric("loss", step / 8, 1_700_000_000_000 + step, step)
@@ -64,7 +64,7 @@ def test_a_whole_run_arrives(store_uri: str, client: Any, open_journal: MakeJour
 def test_requests_of_one_run(proxy: FaultProxy, open_journal: MakeJournal) -> None:
     """200 params, 50 tags and 20 metrics take at most six requests, creation and end included."""
     journal = open_journal(proxy.url)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     for i in range(200):
         log.params({f"p{i}": str(i)})
     for i in range(50):
@@ -80,7 +80,7 @@ def test_requests_of_fifty_children(proxy: FaultProxy, open_journal: MakeJournal
     """50 child runs of 5 params, 5 metrics and 2 tags take at most 160 requests."""
     journal = open_journal(proxy.url)
     for i in range(50):
-        log = journal.create_run(intent(f"child-{i}"))
+        log = journal.owned.create(intent(f"child-{i}"))
         for key in range(5):
             log.params({f"p{key}": "1"})
             log.metric(f"m{key}", 1.0, now())
@@ -140,7 +140,7 @@ def test_one_bad_record_is_set_aside(
     uri = store_uri if through == "sqlite" else server.url
     client = MlflowClient(uri)
     journal = open_journal(uri)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     log.params({"lr": "0.1"})
     assert log.wait(exit_timeout=30)
     log.params({f"p{i}": "1" for i in range(30)} | {"lr": "0.2"})
@@ -166,7 +166,7 @@ def test_a_deleted_run_does_not_hold_up_others(
 ) -> None:
     """What is logged to a run that was deleted meanwhile is refused in one go; other runs are delivered."""
     journal = open_journal(store_uri)
-    gone, other = journal.create_run(intent()), journal.create_run(intent())
+    gone, other = journal.owned.create(intent()), journal.owned.create(intent())
     client.delete_run(gone.run_id)
     for step in range(3_000):
         gone.metric("x", 1.0, 1, step)
@@ -201,7 +201,7 @@ class TestFaults:
         journal = open_journal(proxy.url)
         wanted = intent()
         proxy.times(2, fault, path="runs/create")
-        log = journal.create_run(wanted, timeout=15)
+        log = journal.owned.create(wanted, timeout=15)
         proxy.times(4, fault, path="runs/")
         for step in range(1_500):
             started = time.perf_counter()
@@ -219,7 +219,7 @@ class TestFaults:
     def test_an_outage(self, proxy: FaultProxy, server_client: Any, open_journal: MakeJournal) -> None:
         """Waiting gives up after `exit_timeout` without progress; when the server is back all arrives."""
         journal = open_journal(proxy.url)
-        log = journal.create_run(intent())
+        log = journal.owned.create(intent())
         proxy.always(Fault(reset=True))
         for step in range(3_000):
             log.metric("loss", 1.0, 1_700_000_000_000 + step, step)
@@ -241,9 +241,9 @@ class TestFaults:
         wanted = intent()
         proxy.always(Fault(lose_answer=True))
         with pytest.raises(ServerUnreachable, match="on_unreachable"):
-            journal.create_run(wanted, timeout=1.0)
+            journal.owned.create(wanted, timeout=1.0)
         proxy.always(None)
-        later = journal.create_run(intent())
+        later = journal.owned.create(intent())
         later.metric("x", 1.0, 1)
         assert later.wait(exit_timeout=30)
         assert journal.flush(exit_timeout=30)
@@ -254,8 +254,8 @@ class TestFaults:
         journal = open_journal(proxy.url)
         wanted = intent("parent")
         proxy.always(Fault(lose_answer=True))
-        parent = journal.create_run(wanted, timeout=1.0, on_unreachable="offline")
-        child = journal.create_local_run(intent("child", tags={"mlflow.parentRunId": parent.run_id}))
+        parent = journal.owned.create(wanted, timeout=1.0, on_unreachable="offline")
+        child = journal.owned.create_locally(intent("child", tags={"mlflow.parentRunId": parent.run_id}))
         for log in (parent, child):
             log.metric("x", 1.0, 1)
             log.status("FINISHED", now())
@@ -302,7 +302,7 @@ def test_delivery_goes_on_after_a_failure_that_nobody_expected(
 
     journal = open_journal()
     journal._connect = lambda: Flaky(store_uri)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     log.metrics({"a": 1.0, "b": 2.0}, 1, 1)
     log.tags({"t": "1"})
     log.delete_tag("t")
@@ -325,7 +325,7 @@ def test_delivery_goes_on_after_a_failure_that_nobody_expected(
 def test_delivered_segments_are_deleted(store_uri: str, open_journal: MakeJournal) -> None:
     """What the store has is not kept; a journal that is delivered leaves nothing when closed."""
     journal = open_journal(store_uri)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     for step in range(20_000):
         log.metric("loss", 1.0, 1_700_000_000_000 + step, step)
     assert log.wait(exit_timeout=60)
@@ -338,7 +338,7 @@ def test_delivered_segments_are_deleted(store_uri: str, open_journal: MakeJourna
 def test_accounts_outlive_a_dropped_handle(store_uri: str, open_journal: MakeJournal) -> None:
     """A handle made anew for a run that still has records pending waits for these too."""
     journal = open_journal(store_uri)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     run_id = log.run_id
     for step in range(5_000):
         log.metric("loss", 1.0, step, step)

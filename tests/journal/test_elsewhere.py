@@ -42,9 +42,9 @@ def log_in_both(first: Journal, second: Journal) -> tuple[str, str]:
     """A child in the first journal, of an experiment and a parent that the second one starts."""
     exp, parent, child = new_uid(), new_uid(), new_uid()
     second.ensure_experiment(ExperimentIntent(exp, "later"))
-    second.create_local_run(intent("parent", uid=parent, experiment_id=exp)).status("FINISHED", 2)
+    second.owned.create_locally(intent("parent", uid=parent, experiment_id=exp)).status("FINISHED", 2)
     tags = {"mlflow.parentRunId": parent}
-    first.create_local_run(intent("child", uid=child, experiment_id=exp, tags=tags)).status("FINISHED", 2)
+    first.owned.create_locally(intent("child", uid=child, experiment_id=exp, tags=tags)).status("FINISHED", 2)
     first.run(parent, uid=parent).params({"from": "first"})
     return parent, child
 
@@ -83,7 +83,7 @@ def test_what_is_held_is_waited_for(
     names = log_in_both(first, second)
     first.close()
     third = Journal(tmp_path / "journal", store_uri)
-    third.create_local_run(intent("third")).status("FINISHED", 2)
+    third.owned.create_locally(intent("third")).status("FINISHED", 2)
     third.close()
     report = deliver()
     [reason] = report.left.values()

@@ -36,7 +36,7 @@ def test_a_value_at_which_the_server_fails_for_long_is_set_aside(
 ) -> None:
     """Of a batch that meets lasting 500s the one value at fault is refused, and all others go through."""
     journal = open_journal(proxy.url)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     proxy.poison = b"poisoned"
     log.metrics({f"m{i}": 1.0 for i in range(50)} | {"poisoned": 1.0}, 1, 1)
     log.params({f"p{i}": "1" for i in range(20)})
@@ -52,7 +52,7 @@ def test_a_value_at_which_the_server_fails_for_long_is_set_aside(
 def test_the_only_value_of_a_run(proxy: FaultProxy, open_journal: MakeJournal) -> None:
     """A poisoned value that comes alone does not hold up delivery either."""
     journal = open_journal(proxy.url)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     proxy.poison = b"poisoned"
     log.metric("poisoned", 1.0, 1)
     assert log.wait(exit_timeout=20)
@@ -64,7 +64,7 @@ def test_a_server_that_takes_no_writes_refuses_nothing(
 ) -> None:
     """Where every write meets 500 while reads are answered, values wait, and arrive when that is over."""
     journal = open_journal(proxy.url)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     proxy.plan = lambda method, _path: Fault(status=500) if method == "POST" else None
     log.metrics({f"m{i}": 1.0 for i in range(5)}, 1, 1)
     time.sleep(4)
@@ -78,7 +78,7 @@ def test_a_server_that_takes_no_writes_refuses_nothing(
 def test_recovery_sets_it_aside_too(proxy: FaultProxy, open_journal: MakeJournal) -> None:
     """A recovery, which is less patient than a live drain, gets past a poisoned value."""
     journal = open_journal(proxy.url)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     proxy.poison = b"poisoned"
     log.metrics({"a": 1.0, "poisoned": 1.0, "b": 1.0}, 1, 1)
     assert not journal.close(exit_timeout=0.3)

@@ -83,7 +83,7 @@ def test_a_transfer_that_fails_is_tried_again(
     """After three failures the file is published, nothing is refused, and its spooled copy is gone."""
     publisher = Copier(tmp_path / "repo", 3, error)
     journal = open_with(publisher)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     spooled = spool_one(journal, log)
     assert journal.flush(exit_timeout=30)
     assert (log.delivery.refused, log.delivery.pending, publisher.attempts) == (0, 0, 4)
@@ -95,7 +95,7 @@ def test_what_is_refused_outlives_the_journal(open_with: OpenWith, tmp_path: Pat
     """A refused publish is not tried again; its file is kept, and named, when the journal is gone."""
     publisher = Copier(tmp_path / "repo", 1, InvalidArgument("not here"))
     journal = open_with(publisher)
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     spool_one(journal, log)
     (journal.spool / "v").write_bytes(b"456")
     log.version(VersionIntent("0" * 32, "digits", "model", spooled="v"))
@@ -116,7 +116,7 @@ def test_a_transfer_that_never_works_does_not_hold_up_recovery(
     """Recovery sets it aside after seven attempts, keeps the file, and delivers all else."""
     monkeypatch.setattr("withrun.journal.retry._FIRST", 0.01)
     offline = Journal(tmp_path / "journal", store_uri)
-    log = offline.create_local_run(intent())
+    log = offline.owned.create_locally(intent())
     spool_one(offline, log)
     log.metric("x", 1.0, 1)
     offline.close()
@@ -134,7 +134,7 @@ def test_a_user_s_own_file_is_left_where_it_is(open_with: OpenWith, tmp_path: Pa
     own = tmp_path / "own.bin"
     own.write_bytes(b"789")
     journal = open_with(Copier(tmp_path / "repo", 1, InvalidArgument("no")))
-    log = journal.create_run(intent())
+    log = journal.owned.create(intent())
     for _ in range(2):
         log.artifact(ArtifactIntent(str(own), "own.bin"))
     assert journal.flush(exit_timeout=30)

@@ -36,7 +36,7 @@ journal = Journal(
 for number in itertools.count():
     intent = RunIntent(uuid.uuid4().hex, "0", f"run-{number}", int(time.time() * 1000))
     told.write(b"start %s\\n" % intent.uid.encode())
-    log = journal.create_run(intent) if deliver == "online" else journal.create_local_run(intent)
+    log = journal.owned.create(intent) if deliver == "online" else journal.owned.create_locally(intent)
     told.write(b"started %s\\n" % intent.uid.encode())
     log.params({"number": str(number)})
     for step in range(600):
@@ -146,7 +146,7 @@ from withrun.journal import Journal, RunIntent
 from withrun.providers.mlflow.store import StoreBackend
 journal = Journal(Path(sys.argv[1]), sys.argv[2], threads=1, connect=lambda: StoreBackend(sys.argv[2]))
 for uid in ("a" * 32, "b" * 32, "c" * 32):
-    log = journal.create_run(RunIntent(uid, "0", uid, 1_700_000_000_000))
+    log = journal.owned.create(RunIntent(uid, "0", uid, 1_700_000_000_000))
     log.metric("x", 1.0, 1_700_000_005_000)
     print(log.run_id, flush=True)
 other = journal.run(sys.argv[3])
@@ -193,9 +193,9 @@ def test_offline_runs_with_children_artifacts_and_versions(
     """An offline journal becomes runs, artifacts and versions; its local IDs resolve afterwards."""
     journal = Journal(tmp_path / "journal", store_uri)
     journal.ensure_experiment(ExperimentIntent("local-exp", "demo", {"team": "x"}))
-    parent = journal.create_local_run(intent("parent", experiment_id="local-exp"))
+    parent = journal.owned.create_locally(intent("parent", experiment_id="local-exp"))
     tags = {"mlflow.parentRunId": parent.run_id}
-    child = journal.create_local_run(intent("child", experiment_id="local-exp", tags=tags))
+    child = journal.owned.create_locally(intent("child", experiment_id="local-exp", tags=tags))
     child.metric("x", 1.0, 1)
     (journal.spool / "weights").write_bytes(b"123")
     child.artifact(ArtifactIntent("weights", "model/weights"))

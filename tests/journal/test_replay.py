@@ -42,7 +42,7 @@ import os, sys, uuid
 from pathlib import Path
 from withrun.journal import Journal, RunIntent
 journal = Journal(Path(sys.argv[1]), sys.argv[2])
-log = journal.create_local_run(RunIntent(sys.argv[3], "0", "other", 1_700_000_000_000))
+log = journal.owned.create_locally(RunIntent(sys.argv[3], "0", "other", 1_700_000_000_000))
 for step in range(int(sys.argv[4])):
     log.metric("loss", step / 7, 1_700_000_000_000 + step, step)
     if step % 1000 == 0:
@@ -101,7 +101,7 @@ def test_what_is_read_is_what_is_delivered(tmp_path: Path, store_uri: str, journ
     first, second = journals(store_uri), journals(store_uri)
     uids = []
     for number in range(40):
-        log = first.create_local_run(intent(f"run-{number}", start_time=number + 1, tags={"a": "s"}))
+        log = first.owned.create_locally(intent(f"run-{number}", start_time=number + 1, tags={"a": "s"}))
         log_at_random(log, chance)
         if number % 3 == 0:
             log_at_random(second.run(log.uid, uid=log.uid), chance)
@@ -152,7 +152,7 @@ def test_a_journal_that_is_being_written(tmp_path: Path, local: LocalStore) -> N
 def test_a_torn_tail(journals: Any, local: LocalStore, mapped: bool) -> None:
     """Half a frame at the end is no record, and none is missed once the frame is whole."""
     journal = journals(mapped=mapped)
-    log = journal.create_local_run(intent())
+    log = journal.owned.create_locally(intent())
     log.metric("x", 1.0, 1, 1)
     assert local.run(log.uid).metrics[0].step == 1  # type: ignore[union-attr]
     live = journal._live
@@ -174,7 +174,7 @@ def test_a_torn_tail(journals: Any, local: LocalStore, mapped: bool) -> None:
 def test_a_second_read_costs_what_came_since(journals: Any, local: LocalStore) -> None:
     """Behind 100,000 points a read with one more is far quicker than the first, and takes no memory."""
     journal = journals()
-    log = journal.create_local_run(intent())
+    log = journal.owned.create_locally(intent())
     log.metric("loss", 0.0, 1, 0)
     local.run(log.uid)
     tracemalloc.start()
@@ -205,7 +205,7 @@ def test_a_journal_that_vanishes(tmp_path: Path, store_uri: str, journals: Any) 
     for _ in range(4):
         journal = journals(store_uri)
         for number in range(5):
-            log = journal.create_local_run(intent(f"run-{number}"))
+            log = journal.owned.create_locally(intent(f"run-{number}"))
             for step in range(300):
                 log.metric("loss", 1.0, 1_700_000_000_000, step)
             log.status("FINISHED", now())
@@ -241,7 +241,7 @@ def test_experiments_models_and_versions(journals: Any, local: LocalStore) -> No
     for journal, local_id in ((first, "a" * 32), (second, "b" * 32)):
         journal.ensure_experiment(ExperimentIntent(local_id, "shared", {"by": local_id}))
         journal.ensure_model(ModelIntent("digits", {"by": local_id}))
-    log = second.create_local_run(intent(experiment_id="b" * 32))
+    log = second.owned.create_locally(intent(experiment_id="b" * 32))
     log.version(VersionIntent("c" * 32, "digits", "model", {"k": "v"}, "local-1", "spooled"))
     for found in (local.experiment("a" * 32), local.experiment("b" * 32), local.experiment_by_name("shared")):
         assert found is not None
@@ -266,7 +266,7 @@ def test_nothing_is_locked_or_changed(tmp_path: Path, journals: Any, local: Loca
     assert (local.runs(), local.experiments(), local.run("0" * 32)) == ([], [], None)
     assert not (tmp_path / "journal").exists()
     journal = journals()
-    journal.create_local_run(intent()).metric("x", 1.0, 1, 1)
+    journal.owned.create_locally(intent()).metric("x", 1.0, 1, 1)
     journal.close()
 
     def state() -> dict[str, tuple[int, int]]:
@@ -281,7 +281,7 @@ def test_nothing_is_locked_or_changed(tmp_path: Path, journals: Any, local: Loca
 def test_damage_is_read_over(journals: Any, local: LocalStore, tmp_path: Path) -> None:
     """A damaged record in the middle costs itself alone."""
     journal = journals()
-    log = journal.create_local_run(intent())
+    log = journal.owned.create_locally(intent())
     for step in range(100):
         log.metric("x", 1.0, 1, step)
     place = journal._live.writer.current.tell()
@@ -301,7 +301,7 @@ def test_damage_is_read_over(journals: Any, local: LocalStore, tmp_path: Path) -
 def test_a_forked_child_reads_on(journals: Any, local: LocalStore) -> None:
     """Forked while another thread reads, a child reads the same, and what the parent logs afterwards."""
     journal = journals()
-    log = journal.create_local_run(intent())
+    log = journal.owned.create_locally(intent())
     for step in range(20_000):
         log.metric("x", 1.0, 1, step)
     over = threading.Event()
@@ -337,7 +337,7 @@ def test_another_machine_s_leftovers_beside_the_journals(
 ) -> None:
     """Folders and files of other names, and a journal without segments, are passed over."""
     journal = journals()
-    log = journal.create_local_run(intent())
+    log = journal.owned.create_locally(intent())
     journal.close()
     for name in (".unfinished", "refused", "1795328314684-0123456789abcdef"):
         (local.folder / name).mkdir(exist_ok=True)

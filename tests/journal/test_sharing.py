@@ -25,7 +25,7 @@ def test_the_last_lease_closes_the_journal(tmp_path: Path, store_uri: str, clien
 
     first, second = hold(), hold()
     assert first.journal is second.journal
-    log = first.journal.create_run(intent())
+    log = first.journal.owned.create(intent())
     log.metric("x", 1.0, 1)
     assert first.close()
     assert client.get_run(log.run_id).data.metrics == {"x": 1.0}
@@ -90,7 +90,7 @@ connect = lambda: RestBackend(uri, ClientSettings()) if remote else StoreBackend
 journal = Journal(folder, uri, connect=connect, threads=4 if remote else 1)
 
 def start():
-    log = journal.create_run(RunIntent(uuid.uuid4().hex, "0", "run", 1))
+    log = journal.owned.create(RunIntent(uuid.uuid4().hex, "0", "run", 1))
     print(log.run_id, flush=True)
     return log
 

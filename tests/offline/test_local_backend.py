@@ -40,7 +40,7 @@ class Logged:
         self.journal.ensure_experiment(ExperimentIntent(self.exp, "exp"))
         self.journal.ensure_model(ModelIntent("digits"))
         tags = {"withrun.repo": repo} if repo else {}
-        log = self.journal.create_local_run(RunIntent(self.run, self.exp, "run", 1_700_000_000_000, tags))
+        log = self.journal.owned.create_locally(RunIntent(self.run, self.exp, "run", 1_700_000_000_000, tags))
         model = self.journal.spool / "runs" / self.run / "artifacts" / "model"
         model.mkdir(parents=True)
         (model / "w.bin").write_bytes(b"123")

@@ -15,14 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import msgspec
-
 from withrun.backend import Backend
-from withrun.deadline import within
-from withrun.errors import JournalError, ServerUnreachable, WithrunError
+from withrun.errors import JournalError, WithrunError
 from withrun.journal.apart import Apart
 from withrun.journal.background import BackgroundRecovery
-from withrun.journal.creation import OWNER_TAG, RunCreation
 from withrun.journal.deliver import Deliverer
 from withrun.journal.disk import JournalFull
 from withrun.journal.folder import store_folder_of
@@ -31,11 +27,12 @@ from withrun.journal.idle import Hold, Users
 from withrun.journal.ledger import Ledger
 from withrun.journal.live import Live, kept_path, refused_path
 from withrun.journal.local_ids import LocalIds, looks_local
+from withrun.journal.owned_runs import OwnedRuns
 from withrun.journal.pack import RunRef, Window
 from withrun.journal.pool import Pool
 from withrun.journal.position import Position
 from withrun.journal.publisher import Publisher
-from withrun.journal.record import HEADER, ExperimentIntent, Kind, ModelIntent, RunIntent
+from withrun.journal.record import HEADER, ExperimentIntent, Kind, ModelIntent
 from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.run_log import RunLog, now_ms
@@ -101,11 +98,12 @@ class Journal:
         self._threads = threads
         self._mapped = mapped
         self._when_opened = opened
-        self._logs = RunLogs(self)
+        self.logs = RunLogs(self)
+        self.owned = OwnedRuns(self)
         self._itself = RunLog(self, 0, "")
         self._is_brief = brief and connect is None
         self._users = Users(self._let_go)
-        self._waits = Waits(store_uri, self._logs, lambda: self._live, self._is_recovering)
+        self._waits = Waits(store_uri, self.logs, lambda: self._live, self._is_recovering)
         self._closed = False
         self._live: Live | None = None
         self._recovery: BackgroundRecovery | None = None
@@ -131,7 +129,7 @@ class Journal:
     @property
     def owner(self) -> str:
         """The value of the ownership tag of runs that this process owns; opens the journal."""
-        return self._open().folder.id
+        return self.open().folder.id
 
     @property
     def refused_folder(self) -> Path:
@@ -142,7 +140,7 @@ class Journal:
     def spool(self) -> Path:
         """Where artifacts to be published are put; opens the journal."""
         with self._lock:
-            live = self._open()
+            live = self.open()
             live.folder.spool.mkdir(mode=0o700, exist_ok=True)
             at = live.writer.position
         if self._is_brief:
@@ -158,10 +156,10 @@ class Journal:
 
     def known(self, run_id: str) -> RunLog | None:
         """The log of a run that was logged to here and is in use or has something pending, else None."""
-        log = self._logs.known(run_id)
+        log = self.logs.known(run_id)
         if log is None and not looks_local(run_id):
             local_id = self.local_ids.local_of("run", run_id)
-            log = None if local_id is None else self._logs.known(local_id)
+            log = None if local_id is None else self.logs.known(local_id)
         return log
 
     def run(self, run_id: str, *, uid: str = "") -> RunLog:
@@ -172,49 +170,8 @@ class Journal:
             uid: the same local ID, if it may not have been delivered yet.
         """
         if uid:
-            return self._logs.get(run_id, uid, self.local_ids.resolve("run", run_id))
-        return self.known(run_id) or self._logs.get(run_id, uid, None)
-
-    def create_run(
-        self,
-        intent: RunIntent,
-        *,
-        timeout: float = 10.0,
-        on_unreachable: Literal["raise", "offline"] = "raise",
-    ) -> RunLog:
-        """Create a run on the server, owned by this process; the intent is journaled before.
-
-        Args:
-            intent: what to create; its experiment and parent may be local.
-            timeout: seconds to wait for the server.
-            on_unreachable: raise `ServerUnreachable`, or go on with a local run that is created later.
-        """
-        try:
-            live = self._open()
-            intent = self._owned(intent, live)
-            ledger = live.folder.ledger
-            ledger.intend(intent.uid, intent.experiment_id)
-        except JournalFull as full:
-            logger.warning("a run is started without a note on disk: %s", full)
-            ledger = Ledger(None)
-        creation = RunCreation(self._connected(), intent)
-        try:
-            with within(timeout):
-                record = self._patient(timeout).call(creation.attempt)
-        except GaveUp as gave_up:
-            if on_unreachable == "offline":
-                return self.create_local_run(intent)
-            with contextlib.suppress(JournalFull):
-                ledger.withdraw(intent.uid)
-            raise self._unreachable(intent, timeout, gave_up.__cause__) from gave_up.__cause__
-        except (WithrunError, ValueError):
-            with contextlib.suppress(JournalFull):
-                ledger.done(intent.uid)
-            raise
-        with contextlib.suppress(JournalFull):
-            ledger.bind(intent.uid, record.run_id)
-            ledger.own(record.run_id, intent.start_time)
-        return self._logs.add(record.run_id, intent.uid, record)
+            return self.logs.get(run_id, uid, self.local_ids.resolve("run", run_id))
+        return self.known(run_id) or self.logs.get(run_id, uid, None)
 
     def attempt(self, call: Callable[[], T], timeout: float) -> T:
         """Make a call that may be repeated, until the server answers.
@@ -224,49 +181,14 @@ class Journal:
             timeout: seconds to wait for the server; then its last error is raised.
         """
         try:
-            return self._patient(timeout).call(call)
+            return self.patient(timeout).call(call)
         except GaveUp as gave_up:
             raise gave_up.__cause__ or gave_up from None
 
-    def _patient(self, timeout: float) -> Retry:
+    def patient(self, timeout: float) -> Retry:
+        """What repeats a call for so many seconds, while the server does not answer."""
         return Retry(
             stop=self._stop, kick=threading.Event(), gate=self._gate, patience=timeout, renewable=False
-        )
-
-    def create_local_run(self, intent: RunIntent) -> RunLog:
-        """Start a run that the server does not know yet; its local ID is the intent's uid."""
-        with self._lock:
-            live = self._open()
-            self._users.runs.add(intent.uid)  # so that another's `let_go` keeps this journal
-        try:
-            intent = self._owned(intent, live)
-            # Before the run: killed in between, there is no run to end; the other way round nobody would
-            # end it.
-            live.folder.ledger.start_locally(intent.uid)
-            live.folder.ledger.own(intent.uid, intent.start_time)
-            log = self._logs.add(intent.uid, intent.uid)
-            log.create(intent)
-        except BaseException:
-            self._users.ended(intent.uid)
-            raise
-        if intent.status != "RUNNING":
-            # Declared: whoever starts it answers for its end. Let go of later, for what its handle asks next.
-            at = live.writer.position
-            self._users.runs.discard(intent.uid)
-            if self._is_brief:
-                self._users.look_later(at)
-        return log
-
-    def _owned(self, intent: RunIntent, live: Live) -> RunIntent:
-        return msgspec.structs.replace(intent, tags={**intent.tags, OWNER_TAG: live.folder.id})
-
-    def _unreachable(
-        self, intent: RunIntent, timeout: float, cause: BaseException | None
-    ) -> ServerUnreachable:
-        return ServerUnreachable(
-            f"run {intent.name or intent.uid!r} could not be started within {timeout:g} s: {cause}. "
-            'Start the server, or choose on_unreachable="offline": the run then starts with a local ID '
-            "and is delivered later."
         )
 
     def ensure_experiment(self, intent: ExperimentIntent) -> None:
@@ -276,14 +198,6 @@ class Journal:
     def ensure_model(self, intent: ModelIntent) -> None:
         """Have a registered model found or created before the versions that are journaled after this."""
         self._itself._put((Kind.MODEL, 0, now_ms(), intent), 1)
-
-    def own(self, log: RunLog) -> None:
-        """Answer for the end of a run that was resumed or entered here."""
-        with self._lock:
-            live = self._open()
-            self._users.runs.add(log.run_id)
-        live.folder.ledger.own(log.run_id, now_ms())
-        log.tags({OWNER_TAG: live.folder.id})
 
     # --- appending, behind RunLog ---
     def append(self, log: RunLog, framed: bytes) -> None:
@@ -298,7 +212,7 @@ class Journal:
             # In one write: no record is ever read before its run's introduction.
             text = log.introduction() + framed if log.no else framed
             while True:
-                writer = self._open().writer  # another one, if a signal handler forks here
+                writer = self.open().writer  # another one, if a signal handler forks here
                 segment = writer.current
                 try:
                     segment.write(text)
@@ -306,7 +220,7 @@ class Journal:
                 except ValueError:
                     writer.roll(segment, len(text))
             log.bind(segment.write)
-            self._logs.has_pending(log)
+            self.logs.has_pending(log)
             at = writer.position
         if self._is_brief:
             self._users.written(at)
@@ -330,7 +244,7 @@ class Journal:
             spool = Spool(self.store_folder, kept_path(self.store_folder, "direct"))
             refused = RefusedFile(refused_path(self.store_folder, "direct"))
             deliverer = self._deliverer(Ledger(None), spool, refused, retry)
-        self._logs.has_pending(log)
+        self.logs.has_pending(log)
         try:
             deliverer.deliver(window)
         except GaveUp as gave_up:
@@ -393,19 +307,34 @@ class Journal:
         if recovery is not None:
             recovery.look_again()
 
-    def let_go(self, ended: RunLog | None = None) -> None:
+    def open_for(self, run_id: str) -> Live:
+        """What this holds open, for as long as that run is."""
+        with self._lock:
+            live = self.open()
+            self._users.runs.add(run_id)
+        return live
+
+    def let_go_later(self, run_id: str) -> None:
+        """Stay open for that run no more, but for what its handle asks next."""
+        with self._lock:
+            at = self.open().writer.position
+            self._users.runs.discard(run_id)
+        if self._is_brief:
+            self._users.look_later(at)
+
+    def let_go(self, ended: str | None = None) -> None:
         """Offline, leave all to `sync`, unless a run is open, as soon as nobody needs the journal.
 
         Without that, what a notebook logged could not be delivered before it is closed. The next record opens
         another journal.
 
         Args:
-            ended: a run that was ended just now.
+            ended: the ID of a run that was ended just now.
         """
         if ended is None:
             self._users.look()
         else:
-            self._users.ended(ended.run_id)
+            self._users.ended(ended)
 
     def _let_go(self, unmoved: Position | None = None) -> Position | None:
         """Let go if nobody needs the journal, nor has written past `unmoved`; else tells where it stands."""
@@ -432,17 +361,20 @@ class Journal:
 
     def take_refusals(self, log: RunLog | None = None) -> list[Refusal]:
         """The refusals, of one run or of all, that nobody was given yet; each is given once."""
-        return self._logs.take_refusals(log)
+        return self.logs.take_refusals(log)
 
     # --- opening and closing ---
-    def _connected(self) -> Backend:
+    @property
+    def backend(self) -> Backend:
+        """What the drain delivers by."""
         if self._connect is None:
             raise JournalError("this journal was opened offline: it can't create runs on the server")
         if self._backend is None:
             self._backend = self._connect()
         return self._backend
 
-    def _open(self) -> Live:
+    def open(self) -> Live:
+        """What this holds open; made at the first call, and again after it was let go of or a fork."""
         if self._live is not None:
             return self._live
         with self._lock:
@@ -458,7 +390,7 @@ class Journal:
             live = Live.create(self.store_folder, self.store_uri, mapped=self._mapped)
             if os.getpid() != pid:  # forked by a signal handler in the midst of this: it is all the parent's
                 live.leave()
-                return self._open()
+                return self.open()
             quicker = self._opened()
             if quicker is not None:  # a signal handler logged while we were at it
                 live.discard()
@@ -480,7 +412,7 @@ class Journal:
         live.pool = Pool(self._threads) if self._threads > 1 else None
         apart = Apart(live.folder.acknowledged.position)
         deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, live.pool, apart)
-        live.start_drain(deliverer, apart, retry, self._connected(), self._logs.window_done, self._recover)
+        live.start_drain(deliverer, apart, retry, self.backend, self.logs.window_done, self._recover)
 
     def _deliverer(
         self,
@@ -491,7 +423,7 @@ class Journal:
         pool: Pool | None = None,
         apart: Apart | None = None,
     ) -> Deliverer:
-        backend = self._connected()
+        backend = self.backend
         return Deliverer(
             backend,
             ledger,
@@ -499,7 +431,7 @@ class Journal:
             self.local_ids,
             refused,
             retry,
-            self._logs,
+            self.logs,
             publisher=None if self._make_publisher is None else self._make_publisher(backend),
             pool=pool,
             apart=apart,
@@ -545,7 +477,7 @@ class Journal:
 
     def be_impatient(self) -> None:
         """Wait for nothing more that does not move: the user has interrupted a wait."""
-        self._logs.progress.be_impatient()
+        self.logs.progress.be_impatient()
 
     def forked(self) -> None:
         """In a forked child: leave the parent's journal alone; the next record opens another."""
@@ -553,7 +485,7 @@ class Journal:
         self._start_over()
         self._backend = self._recovery = None
         self._users = Users(self._let_go)
-        self._logs.forked()
+        self.logs.forked()
         self._itself.leave_to_parent()
         if live is not None:
             live.leave()

@@ -185,10 +185,6 @@ class RunLog:
         """Wait until all that was logged to this run before is settled; see `Journal.wait`."""
         return self._journal.wait(self, self.accepted, exit_timeout=exit_timeout, timeout=timeout, tell=tell)
 
-    def own(self) -> None:
-        """Answer for the run's end: should this process die, recovery ends the run FAILED."""
-        self._journal.own(self)
-
     # --- for the journal ---
     def introduction(self) -> bytes:
         """The frame that introduces the run's number in a segment."""

@@ -50,12 +50,12 @@ class Starts:
         """
         wanted = _with_server_ids(journal, intent)
         if wanted is None:
-            journal.create_local_run(intent)
+            journal.owned.create_locally(intent)
             return None
         if may_be_local and (_is_away(journal.trouble) or time.monotonic() < self._away_until):
-            log = journal.create_local_run(intent)  # known to be away: why wait again
+            log = journal.owned.create_locally(intent)  # known to be away: why wait again
         else:
-            log = journal.create_run(
+            log = journal.owned.create(
                 wanted, timeout=timeout, on_unreachable="offline" if may_be_local else "raise"
             )
         self._tell_of_local(log, journal)

@@ -163,7 +163,7 @@ class WritePath:
         """
         journal, policy = self.journal, self._settled_policy()
         if policy.offline or not journal.delivers:
-            journal.create_local_run(intent)
+            journal.owned.create_locally(intent)
             return None
         return self._starts.create(
             journal,
@@ -256,7 +256,7 @@ class WritePath:
             else:
                 self.show(run_id)
                 set_running()
-            self.journal.own(log)
+            self.journal.owned.take_over(log)
 
     def end(self, run_id: str, status: RunStatus, end_time: int) -> None:
         """End a run (`end_time` in ms since the epoch), and wait until all of it is delivered.
@@ -270,7 +270,7 @@ class WritePath:
         log = self.log_of(run_id)
         log.status(status.value, end_time)
         if policy.offline:
-            journal.let_go(log)
+            journal.let_go(log.run_id)
             return
         try:
             with Bar(f"Delivering to {self._store_uri}", unit="values") as bar:
@@ -285,7 +285,7 @@ class WritePath:
             journal.be_impatient()
             raise
         finally:
-            journal.let_go(log)
+            journal.let_go(log.run_id)
         if policy.strict:
             raise_refused(journal, log)
 
