@@ -58,16 +58,17 @@ def s3_server(folder: Path, *, port: int | None = None) -> Iterator[S3Server]:
     with log.open("ab") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=clean_env(), start_new_session=True)
     try:
-        _wait_until_listening(port, process, log)
+        wait_until_listening(port, process, log)
         yield S3Server(f"http://127.0.0.1:{port}", root, process)
     finally:
         stop(process)
 
 
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when `rclone serve` takes connections; an error with its log if it does not."""
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise RuntimeError(f"rclone serve s3 on port {port} did not come up:\n{log.read_text()[-4000:]}")
+    raise RuntimeError(f"rclone on port {port} did not come up:\n{log.read_text()[-4000:]}")

@@ -225,7 +225,9 @@ class Rclone:
             secrets = [*remote.passwords.values(), *(self._env.get(name, "") for name in _SECRET_VARIABLES)]
             secrets += [value for key, value in remote.options.items() if key in ("key", "sas_url")]
             # `from None`: rclone-python's own message repeats the words, secrets included.
-            raise translate(error.error_msg, asked=asked, url=url, secrets=secrets) from None
+            raise translate(
+                error.error_msg, asked=asked, url=url, secrets=secrets, buckets=remote.buckets
+            ) from None
         except ValueError as error:
             raise TransferError(f"Could not {asked}: rclone's answer can't be read: {error}.") from error
 

@@ -13,14 +13,15 @@ __all__ = ["translate"]
 _CREDENTIALS = re.compile(
     r"failed to refresh cached credentials|no EC2 IMDS role|NoCredentialProviders|"
     r"static credentials are empty|"
-    r"could not find default credentials|DefaultAzureCredential|unable to authenticate|"
+    r"could not find default credentials|DefaultAzureCredential|"
     r"couldn't find .*credentials|"
     r"failed to get shared config profile|need username|no password",
     re.IGNORECASE,
 )
 _REFUSED = re.compile(
     r"\b40[13]\b|AccessDenied|Forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|"
-    r"AuthorizationFailure|AuthenticationFailed|permission denied|Unauthorized",
+    r"AuthorizationFailure|AuthenticationFailed|permission denied|Unauthorized|"
+    r"unable to authenticate|\b530\b.*(?:password|log)",
     re.IGNORECASE,
 )
 _UNREACHABLE = re.compile(
@@ -35,9 +36,13 @@ _NOISE = re.compile(
     r"(?:^|(?<=\n))(?:SDK )?\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:NOTICE|ERROR|WARN|INFO|CRITICAL) ?:? ?|"
     r",? ?(?:RequestID|HostID): ?[^,]*"
 )
+_BESIDE_THE_POINT = re.compile(r"not found - using defaults|No host key validation is being performed")
+"""Notices that come with every call, whatever becomes of it."""
 
 
-def translate(words: str, *, asked: str, url: str, secrets: Iterable[str] = ()) -> WithrunError:
+def translate(
+    words: str, *, asked: str, url: str, secrets: Iterable[str] = (), buckets: bool = True
+) -> WithrunError:
     """Return the error that rclone's words mean.
 
     Args:
@@ -45,6 +50,7 @@ def translate(words: str, *, asked: str, url: str, secrets: Iterable[str] = ()) 
         asked: what it was to do, such as `upload '/a' to 's3://b/x'`.
         url: the storage's URL.
         secrets: values that must not be shown.
+        buckets: whether the storage has buckets.
     """
     said = _cleaned(words, secrets)
     shown = repr(redact(url))
@@ -65,7 +71,8 @@ def translate(words: str, *, asked: str, url: str, secrets: Iterable[str] = ()) 
             f"{failed}: the bucket {bucket} does not exist. Create it, or mend the URL. ({said})"
         )
     if re.search(r"(directory|object) not found|NoSuchKey|StatusCode: 404|file does not exist", words):
-        return ArtifactNotFound(f"{failed}: there is nothing at {shown}, or no bucket {bucket}. ({said})")
+        place = f", or no bucket {bucket}" if buckets else ""
+        return ArtifactNotFound(f"{failed}: there is nothing at {shown}{place}. ({said})")
     if _REFUSED.search(words):
         return TransferError(
             f"{failed}: the storage refused it. Check that the credentials are right and may do this, "
@@ -91,9 +98,7 @@ def _cleaned(words: str, secrets: Iterable[str]) -> str:
         text = text.replace(secret, "***")
     text = re.sub(r"//[^/\s\"]*@", "//", text)
     lines = dict.fromkeys(
-        line.strip()
-        for line in text.splitlines()
-        if line.strip() and "not found - using defaults" not in line
+        line.strip() for line in text.splitlines() if line.strip() and not _BESIDE_THE_POINT.search(line)
     )
     # The last line is rclone's summary; the ones before it repeat it with attempts and counts.
     return " | ".join(list(lines)[:3])[:800] or "nothing"

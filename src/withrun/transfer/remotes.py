@@ -7,9 +7,11 @@ where rclone itself reads the cloud's environment (`env_auth`), secrets don't pa
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +19,8 @@ from withrun.errors import InvalidArgument
 from withrun.transfer.urls import has_password, redact, scheme_of
 
 __all__ = ["Remote", "build_remote", "configured_remote"]
+
+logger = logging.getLogger("withrun.transfer")
 
 
 @dataclass(frozen=True)
@@ -161,10 +165,22 @@ def _sftp(url: str, env: Mapping[str, str], home: Path) -> Remote:
     known_hosts = home / ".ssh" / "known_hosts"
     if known_hosts.is_file():
         options["known_hosts_file"] = str(known_hosts)
+    else:
+        _warn_of_unknown_host(options["host"], known_hosts)
     if not passwords and not env.get("SSH_AUTH_SOCK"):
         keys = (home / ".ssh" / name for name in ("id_ed25519", "id_ecdsa", "id_rsa"))
         options["key_file"] = next((str(key) for key in keys if key.is_file()), "")
     return Remote(f"{scheme_of(url)}:/{_path(url)}", _given(options), passwords, buckets=False)
+
+
+@cache
+def _warn_of_unknown_host(host: str, known_hosts: Path) -> None:
+    logger.warning(
+        "whether %s is the host that it says can't be told: there is no %s. `ssh` writes it at the first "
+        "connection; a remote `sftp` in rclone's configuration can pin the host's key.",
+        host,
+        known_hosts,
+    )
 
 
 def _ftp(url: str, env: Mapping[str, str], home: Path) -> Remote:
