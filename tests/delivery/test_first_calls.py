@@ -142,3 +142,31 @@ def test_missing_credentials_raise(start: Start, proxy: FaultProxy, open_api: Ma
     with pytest.raises(ServerError, match="credentials"):
         start(api, "x")
     proxy.always(None)
+
+
+@pytest.mark.parametrize("by_id", [False, True], ids=["known", "by ID"])
+def test_credentials_that_expire_inside_a_run_start_children_locally(
+    by_id: bool,
+    proxy: FaultProxy,
+    open_api: MakeApi,
+    client: Any,
+    exp_id: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Training goes on, with a warning that says why; all is delivered when they are taken again."""
+    api = open_api(proxy.url, connect_timeout=PATIENCE, exit_timeout=0.2)
+    exp = api.get_exp(exp_id)
+    with api.start_run(exp, name="parent") as parent:
+        parent.flush()
+        proxy.always(Fault(status=401))
+        with api.start_run(exp_id if by_id else exp, name="child", nested=True) as child:
+            child.log_param("lr", 0.1)
+    assert "credentials" in caplog.text
+    proxy.always(None)
+    api.flush(30)
+    runs = {run.info.run_name: run for run in client.search_runs([exp_id])}
+    assert {name: run.info.status for name, run in runs.items()} == dict.fromkeys(
+        ("parent", "child"), "FINISHED"
+    )
+    assert runs["child"].data.params == {"lr": "0.1"}
+    assert runs["child"].data.tags["mlflow.parentRunId"] == parent.id

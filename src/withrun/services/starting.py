@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from withrun.errors import ServerUnreachable, WithrunError
+from withrun.errors import ServerError, ServerUnreachable, WithrunError
 from withrun.journal import Journal, RunIntent, RunLog, looks_local
 from withrun.journal.creation import PARENT_TAG
+from withrun.journal.retry import is_passing
 
 if TYPE_CHECKING:
     from withrun.backend import RunRecord
@@ -35,7 +36,13 @@ class Starts:
         self._away_until = time.monotonic() + _AWAY
 
     def create(
-        self, journal: Journal, intent: RunIntent, *, timeout: float, may_be_local: bool
+        self,
+        journal: Journal,
+        intent: RunIntent,
+        *,
+        timeout: float,
+        may_be_local: bool,
+        must_start: bool = False,
     ) -> RunRecord | None:
         """Create a run that this process answers for; None if it has started without the server.
 
@@ -44,31 +51,41 @@ class Starts:
             intent: what to create.
             timeout: seconds to wait for the server.
             may_be_local: go on with a local run if the server is away.
+            must_start: do so, too, if the server takes these credentials no longer.
 
         Raises:
             ServerUnreachable: no answer, and the run may not be local.
         """
+        may_be_local = may_be_local or must_start
         wanted = _with_server_ids(journal, intent)
         if wanted is None:
             journal.owned.create_locally(intent)
             return None
+        trouble = "does not answer"
         if may_be_local and (_is_away(journal.trouble) or time.monotonic() < self._away_until):
             log = journal.owned.create_locally(intent)  # known to be away: why wait again
         else:
-            log = journal.owned.create(
-                wanted, timeout=timeout, on_unreachable="offline" if may_be_local else "raise"
-            )
-        self._tell_of_local(log, journal)
+            try:
+                log = journal.owned.create(
+                    wanted, timeout=timeout, on_unreachable="offline" if may_be_local else "raise"
+                )
+            except ServerError as error:
+                if not must_start or not is_passing(error):
+                    raise
+                trouble = "does not take these credentials any more"
+                log = journal.owned.create_locally(intent)
+        self._tell_of_local(log, journal, trouble)
         return log.record
 
-    def _tell_of_local(self, log: RunLog, journal: Journal) -> None:
+    def _tell_of_local(self, log: RunLog, journal: Journal, trouble: str) -> None:
         """Warn that runs start without the server; once, until one starts with it again."""
         if log.record is None and not self._told_of_local:
             logger.warning(
-                "%s does not answer: run %s, and those after it, start with local IDs. All that is logged is "
-                "kept in %s, and delivered once the server is back, by this process, the next one on this "
-                "store, or `withrun sync`.",
+                "%s %s: run %s, and those after it, start with local IDs. All that is logged is kept in %s, "
+                "and delivered once the server takes it, by this process, the next one on this store, or "
+                "`withrun sync`.",
                 journal.store_uri,
+                trouble,
                 log.run_id,
                 journal.store_folder,
             )

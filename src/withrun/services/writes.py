@@ -169,7 +169,8 @@ class WritePath:
             journal,
             intent,
             timeout=policy.connect_timeout,
-            may_be_local=must_start or policy.on_unreachable == "offline",
+            may_be_local=policy.on_unreachable == "offline",
+            must_start=must_start,
         )
 
     def log_of(self, run_id: str) -> RunLog:
