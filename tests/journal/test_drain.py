@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.faultproxy import Fault, FaultProxy, fault_proxy
@@ -100,6 +101,9 @@ def test_packing_keeps_the_limits_and_the_order() -> None:
     payloads += [encode((Kind.DELETE_TAG, 1, 0, "t1")), encode((Kind.TAGS, 1, 0, {"t1": "2"}))]
     payloads += [encode((Kind.PARAMS, 1, 0, {f"big{i}": "x" * 6_000 for i in range(100)}))]
     payloads += [encode((Kind.TAGS, 1, 0, {f"big{i}": "x" * 8_000 for i in range(100)}))]
+    for number, wide in enumerate("漢😀\x01"):  # three, four and six bytes in JSON
+        payloads += [encode((Kind.PARAMS, 1, 0, {f"{wide}{i}": wide * 6_000 for i in range(100)}))]
+        payloads += [encode((Kind.TAGS, 1, 0, {f"wide{number}-{i}": wide * 8_000 for i in range(100)}))]
     window.add(payloads, {1: RunRef("abc")})
     steps = window.runs[1]
     batches = [step for step in steps if isinstance(step, Batch)]
@@ -108,8 +112,10 @@ def test_packing_keeps_the_limits_and_the_order() -> None:
         assert len(batch.params) <= 100
         assert len(batch.tags) <= 100
         assert batch.values <= 1_000
+        values = [{"key": key, "value": text} for key, text in (batch.params | batch.tags).items()]
+        assert len(msgspec.json.encode(values)) < 1_000_000
         assert batch.size < 1_000_000
-    assert sum(batch.count for batch in batches) == 2_500 + 250 + 150 + 1 + 200
+    assert sum(batch.count for batch in batches) == 2_500 + 250 + 150 + 1 + 200 + 600
     deletion = next(i for i, step in enumerate(steps) if not isinstance(step, Batch))
     assert any("t1" in step.tags for step in steps[:deletion] if isinstance(step, Batch))
     assert any(step.tags.get("t1") == "2" for step in steps[deletion:] if isinstance(step, Batch))

@@ -135,14 +135,14 @@ class Window:
         elif kind == Kind.METRICS:
             for key, value in record[4].items():
                 self._room(no, refs, metrics=1).metrics.append(Metric(key, value, record[2], record[3]))
-                self._counted(no, len(key) + 32, 0)
+                self._counted(no, _json_size(key) + 32, 0)
         elif kind == Kind.PARAMS:
             for key, value in record[3].items():
                 self._param(no, refs, key, value, record[2])
         elif kind == Kind.TAGS:
             for key, value in record[3].items():
                 self._room(no, refs, tags=key not in self._batch(no, refs).tags).tags[key] = value
-                self._counted(no, len(key) + len(value), record[2])
+                self._counted(no, _json_size(key) + _json_size(value), record[2])
         elif kind in (Kind.EXPERIMENT, Kind.MODEL, Kind.CREATE):
             if no:
                 self.refs[no] = refs[no]
@@ -162,7 +162,7 @@ class Window:
         elif key not in batch.params:
             batch = self._room(no, refs, params=1)
         batch.params[key] = value
-        self._counted(no, len(key) + len(value), at)
+        self._counted(no, _json_size(key) + _json_size(value), at)
 
     def _counted(self, no: int, size: int, at: int) -> None:
         batch = self.runs[no][-1]
@@ -204,3 +204,8 @@ class Window:
             and batch.size < MAX_BYTES
         )
         return batch if fits else self._new_batch(no, refs)
+
+
+def _json_size(text: str) -> int:
+    """Bytes that a text takes in a request: up to four a character, and six for a control character."""
+    return len(msgspec.json.encode(text))
