@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.services.conftest import MakeService
 from withrun.cache.artifacts import ArtifactCache
+from withrun.cache.layout import Key
 from withrun.cache.trim import list_artifacts, trim
 from withrun.errors import (
     ArtifactNotCached,
@@ -143,6 +147,54 @@ def test_load(cached: ArtifactService, run: Run, repo: Path) -> None:
     assert cached.load(of_run(run, "a/b.txt"), Path.read_text) == "b"
     with pytest.raises(json.JSONDecodeError):
         cached.load(of_run(run, "a/b.txt"), lambda path: json.loads(path.read_text()))
+
+
+class TrimmedAtOnce(ArtifactCache):
+    """A cache that is made empty right before each copy is taken hold of."""
+
+    @contextlib.contextmanager
+    def reading(self, key: Key) -> Iterator[Path | None]:
+        trim(ArtifactCache(self.root), 0)
+        with super().reading(key) as held:
+            yield held
+
+
+def test_what_is_read_is_whole(make: MakeService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """A folder that is trimmed away right before and during `load`, `place` or `export` is served whole."""
+    cache = TrimmedAtOnce(tmp_path / "cache")
+    service = make(cache=cache, cache_local_artifacts=True)
+
+    def names(path: Path) -> list[str]:
+        trim(cache, 0)
+        return sorted(p.name for p in path.rglob("*"))
+
+    whole = ["b.txt", "c.txt", "deep"]
+    assert service.load(of_run(run, "a"), names) == whole
+    assert service.load(of_run(run, "a/deep"), names) == ["c.txt"]
+    assert names(service.place(of_run(run, "a"), tmp_path / "copied", link=False)) == whole
+    assert names(service.place(of_run(run, "a"), tmp_path / "linked") / "") == whole
+    assert names(service.export(of_run(run, "a"), tmp_path / "export")) == whole
+    assert service.load(of_run(run, "a/b.txt"), Path.read_text) == "b"
+
+
+def test_reading_beside_trimming(make: MakeService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """Threads that load a folder, while others trim without pause, see all of it each time."""
+    for index in range(30):
+        (repo / "a" / str(index)).write_text("x")
+    service = make(cache_local_artifacts=True)
+    until = time.monotonic() + 1
+
+    def load(_: int) -> set[int]:
+        seen = set()
+        while time.monotonic() < until:
+            seen.add(service.load(of_run(run, "a"), lambda path: len(list(path.rglob("*")))))
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        loading = pool.map(load, range(2))
+        while time.monotonic() < until:
+            trim(ArtifactCache(tmp_path / "cache"), 0)
+        assert set().union(*loading) == {33}
 
 
 def test_list(direct: ArtifactService, run: Run, repo: Path) -> None:

@@ -26,7 +26,7 @@ from withrun.cache.changes import NAME as CHANGES
 from withrun.cache.changes import ChangeLog, Mark
 from withrun.cache.failures import explained, is_disk_full
 from withrun.cache.layout import Key
-from withrun.cache.locks import exclusive, reading, removing, try_exclusive
+from withrun.cache.locks import exclusive, keep_read, removing, try_exclusive
 from withrun.cache.manifest import equals, seal
 from withrun.cache.opened import nothing_open_below
 from withrun.cache.settling import (
@@ -121,11 +121,7 @@ class ArtifactCache:
                 yield None
                 return
             with contextlib.ExitStack() as stack:
-                try:
-                    free = stack.enter_context(reading(Path(version)))
-                except FileNotFoundError:
-                    continue
-                if not free or not os.path.lexists(path):
+                if not keep_read(Path(version), Path(path), stack):
                     continue  # it is being removed; there may be a newer one
                 note_use(version)
                 yield Path(path)
@@ -169,7 +165,14 @@ class ArtifactCache:
 
     # --- filling ---
 
-    def fill(self, key: Key, write: Callable[[Path], object], *, since: int = 0) -> Path:
+    def fill(
+        self,
+        key: Key,
+        write: Callable[[Path], object],
+        *,
+        since: int = 0,
+        hold: contextlib.ExitStack | None = None,
+    ) -> Path:
         """Put a copy of an artifact into the cache and return its path.
 
         One thread of one process at a time fills an artifact; who waited for it takes its result.
@@ -180,6 +183,8 @@ class ArtifactCache:
                 what an interrupted fill left.
             since: a copy whose fill began no earlier (nanoseconds since the epoch) is taken as it is; 0 takes
                 any.
+            hold: if given, the copy stays until this is left, as within `reading`; it is taken hold of before
+                anybody may remove it, however often they do.
 
         Raises:
             CacheError: it can't be written (disk full, no permission), or is not fit to be served.
@@ -187,11 +192,16 @@ class ArtifactCache:
         with explained(key, self.root), exclusive(self._lock_of(self.artifacts / key.folder), what=str(key)):
             for _ in range(_ATTEMPTS):
                 version, path = self._cover(key)
-                if version is not None and path is not None and began(Path(version).name) >= since:
+                if (
+                    version is not None
+                    and path is not None
+                    and began(Path(version).name) >= since
+                    and (hold is None or keep_read(Path(version), Path(path), hold))
+                ):
                     return Path(path)
                 after = began(Path(version).name) if version is not None else 0
                 found = self._fill_once(key, write, after=after)
-                if found is not None:
+                if found is not None and (hold is None or keep_read(found.parent.parent, found, hold)):
                     return found
         raise CacheError(
             f"Others published to {key} each of the {_ATTEMPTS} times that it was pulled, so no copy of it "

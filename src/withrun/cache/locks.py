@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from withrun.errors import CacheError
 
-__all__ = ["exclusive", "reading", "removing", "try_exclusive"]
+__all__ = ["exclusive", "keep_read", "reading", "removing", "try_exclusive"]
 
 
 @contextlib.contextmanager
@@ -74,6 +74,25 @@ def reading(folder: Path) -> Iterator[bool]:
     """
     with _locked(folder, fcntl.LOCK_SH) as free:
         yield free
+
+
+def keep_read(folder: Path, path: Path, stack: contextlib.ExitStack) -> bool:
+    """Mark `folder` as being read until the stack is left, if it is there and nobody removes it just now.
+
+    Args:
+        folder: the version's.
+        path: what is to be read in it.
+        stack: keeps it until it is left; nothing is added if this returns False.
+    """
+    with contextlib.ExitStack() as mine:
+        try:
+            free = mine.enter_context(reading(folder))
+        except FileNotFoundError:
+            return False
+        if not free or not os.path.lexists(path):
+            return False
+        stack.enter_context(mine.pop_all())
+        return True
 
 
 @contextlib.contextmanager

@@ -308,23 +308,26 @@ class ArtifactService:
             "`pull_artifacts_in_offline_mode`."
         )
 
-    def _pull(self, where: Location, *, since: int) -> Path:
+    def _pull(self, where: Location, *, since: int, hold: contextlib.ExitStack | None = None) -> Path:
         if self._cache is None:
             raise CacheError(
                 f"Can't pull {where}: this API has no cache to pull it to. Give it a `cache_dir`."
             )
-        return pull(self._transfer, self._cache, self._client(where), where, since=since)
+        return pull(self._transfer, self._cache, self._client(where), where, since=since, hold=hold)
 
     @contextlib.contextmanager
     def _held(self, where: Location) -> Iterator[Path]:
-        """Give the path of an artifact, pulled if need be, that no trimming removes within the block."""
+        """Give the path of an artifact, pulled if need be, that nothing removes within the block."""
         path = self.get(where)
         if self._cache is None or not self._cache.holds(path):
             yield path
             return
-        with self._cache.reading(where.key) as held:
-            # None if it was cleaned this very moment; its path may still serve, and says so if not.
-            yield held or path
+        with contextlib.ExitStack() as stack:
+            held = stack.enter_context(self._cache.reading(where.key))
+            if held is None:  # a trimming, or somebody who publishes there, removed it this very moment
+                self._check_may_pull(where)
+                held = self._pull(where, since=0, hold=stack)
+            yield held
 
     def _client(self, where: Location) -> httpx.Client | None:
         return None if where.is_local else self._http()

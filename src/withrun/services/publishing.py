@@ -37,12 +37,21 @@ __all__ = ["Publisher", "pull"]
 
 
 def pull(
-    transfer: FileTransfer, cache: ArtifactCache, http: httpx.Client | None, where: Location, *, since: int
+    transfer: FileTransfer,
+    cache: ArtifactCache,
+    http: httpx.Client | None,
+    where: Location,
+    *,
+    since: int,
+    hold: contextlib.ExitStack | None = None,
 ) -> Path:
-    """Pull an artifact into the cache, unless it was pulled since then; returns its path there."""
+    """Pull an artifact into the cache, unless it was pulled since then; returns its path there.
+
+    With `hold`, nothing removes it until that is left.
+    """
     url = where.url
     try:
-        return cache.fill(where.key, lambda part: transfer.pull(url, part, http=http), since=since)
+        return cache.fill(where.key, lambda part: transfer.pull(url, part, http=http), since=since, hold=hold)
     except ArtifactNotFound as error:
         raise ArtifactNotFound(f"There is no {where}: {error}") from error
 
