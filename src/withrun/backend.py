@@ -201,6 +201,10 @@ class Backend(Protocol):
     def grammar(self) -> FilterGrammar:
         """What the store's filter strings can say; may ask the store for its version, once."""
 
+    @property
+    def known_info(self) -> ServerInfo | None:
+        """What the store is, as far as that is known without asking it."""
+
     def close(self) -> None:
         """Let go of connections; the backend can't be used afterwards."""
 

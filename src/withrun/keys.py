@@ -147,9 +147,16 @@ def put(nested: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     return unflatten({**dict(leaves(nested, "", "key")), key: value}.items())
 
 
-def drop(nested: dict[str, Any], key: str) -> dict[str, Any]:
-    """What `unflatten` made without one dotted key, as a new dict; one that is absent counts as removed."""
-    return unflatten((k, v) for k, v in leaves(nested, "", "key") if k != key)
+def drop(nested: dict[str, Any], key: str, *, below: bool = False) -> dict[str, Any]:
+    """What `unflatten` made without one dotted key, as a new dict; one that is absent counts as removed.
+
+    Args:
+        nested: the dict.
+        key: the key.
+        below: its value is a dict, which goes with it.
+    """
+    gone = (key + ".",) if below else ()
+    return unflatten((k, v) for k, v in leaves(nested, "", "key") if k != key and not k.startswith(gone))
 
 
 def value_at(nested: dict[str, Any], key: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.faultproxy import FaultProxy
+from tests.faultproxy import Fault, FaultProxy
 
 from .conftest import MakeApi, runs_tagged
 
@@ -26,6 +26,23 @@ def test_many_values_of_one_run(proxy: FaultProxy, open_api: MakeApi, client: An
     assert data.params == {f"p{number}": str(number) for number in range(200)}
     assert data.metrics == {f"m{number}": float(number) for number in range(20)}
     assert {f"t{number}" for number in range(50)} <= set(data.tags)
+
+
+def test_tags_ask_nothing(proxy: FaultProxy, open_api: MakeApi, client: Any, exp_id: str) -> None:
+    """Neither a tag whose length only newer servers take, nor deleting one that nests, waits for a read."""
+    api = open_api(proxy.url, healthcheck=False)
+    with api.start_run(exp_id) as run:
+        run.set_tags({"nest": {"a": 1, "b": 2}, "whole": {}}).flush()
+        asked = len(proxy.requests)
+        proxy.plan = lambda method, _: Fault(reset=True) if method == "POST" else None  # no delivery as yet
+        run.set_tag("long", "x" * 7_000)
+        assert run.delete_tag("nest").tags["nest"] == {"a": 1, "b": 2}
+        assert run.delete_tag("nest.a").delete_tag("whole").tags["nest"] == {"b": 2}
+        assert not [path for method, path in proxy.requests[asked:] if method == "GET"]
+        proxy.always(None)
+    tags = client.get_run(run.id).data.tags
+    assert (tags["long"], tags["nest.b"]) == ("x" * 7_000, "2")
+    assert not {"nest.a", "whole"} & set(tags)
 
 
 def test_many_values_from_the_first_line(proxy: FaultProxy, open_api: MakeApi, exp_id: str) -> None:

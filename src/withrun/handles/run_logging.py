@@ -15,7 +15,7 @@ from withrun.backend import Metric
 from withrun.errors import InvalidArgument, OfflineError, ServerUnreachable
 from withrun.handles.base import Handle, deep_dict
 from withrun.journal import Delivery
-from withrun.keys import drop, put, value_at
+from withrun.keys import drop, leaves, put, value_at
 from withrun.schema import Run
 from withrun.services.identify import check_timeout
 
@@ -73,18 +73,20 @@ def _place_of(view: dict[str, Any], key: str) -> tuple[dict[str, Any], str] | No
 class LoggingVerbs(Run, Handle):
     """Params, metrics and tags; what is logged shows at once in the handle's own fields of these names."""
 
-    __slots__ = ("_log", "_param_texts", "_series")
+    __slots__ = ("_log", "_param_texts", "_series", "_tag_keys")
 
     if TYPE_CHECKING:
         _log: RunLog | None
         _param_texts: dict[str, str]
         _series: _Shortcuts
+        _tag_keys: set[str]  # flat ones, of the tags that were set through this handle
 
     def _bind(self, api: BaseMlflowApi) -> None:
         super()._bind(api)
         object.__setattr__(self, "_log", None)
         object.__setattr__(self, "_param_texts", {})
         object.__setattr__(self, "_series", _Shortcuts())
+        object.__setattr__(self, "_tag_keys", set())
         # Changed in place, which what it was made of must not see.
         self.__dict__["metrics"] = deep_dict(self.metrics)
 
@@ -214,6 +216,7 @@ class LoggingVerbs(Run, Handle):
         runs = self._runs
         self._keep_accounts()
         texts = runs.set_tags(self, tags, synchronous)
+        self._tag_keys.update(texts)
         self._show("tags", runs.values_of(texts))
         self.name = texts.get("mlflow.runName", self.name)  # the tag by which MLflow names a run
         return self
@@ -223,13 +226,15 @@ class LoggingVerbs(Run, Handle):
         self._keep_accounts()
         self._runs.delete_tag(self.id, key)
         held = value_at(self.tags, key)
-        if isinstance(held, dict) and held:
+        is_dict = isinstance(held, dict) and bool(held)
+        if not is_dict or key in self._tag_keys:
+            self._tag_keys.discard(key)
+            with _view_lock:
+                self.__dict__["tags"] = drop(self.tags, key, below=is_dict)
+        elif not self._tag_keys.issuperset(leaf for leaf, _ in leaves(held, f"{key}.", "tag")):
             # One tag whose value is a dict, or several that nest: the store tells, if it can be asked.
             with contextlib.suppress(OfflineError, ServerUnreachable):
                 self.__dict__["tags"] = self._runs.fetch(self.id).tags
-        else:
-            with _view_lock:
-                self.__dict__["tags"] = drop(self.tags, key)
         return self
 
     def _show(self, field: str, logged: Mapping[str, Any]) -> None:

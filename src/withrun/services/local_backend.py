@@ -125,6 +125,11 @@ class LocalBackend:
         return self._backend.grammar
 
     @property
+    def known_info(self) -> ServerInfo | None:
+        """What the store is, if that is known."""
+        return self._backend.known_info
+
+    @property
     def http(self) -> Any:
         """The server's HTTP client, if the backend has one."""
         return getattr(self._backend, "http", None)

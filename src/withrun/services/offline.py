@@ -17,6 +17,7 @@ class _OfflineBackend:
     def __init__(self, store_uri: str) -> None:
         self.store_uri = store_uri
         self.grammar = FilterGrammar(name="cached metadata")
+        self.known_info = None
 
     def close(self) -> None:
         """Nothing is held."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from withrun.backend import Backend, KeyValue, Metric, RunRecord
 from withrun.errors import InvalidArgument, OfflineError, ServerError, ServerUnreachable
 from withrun.journal import RunIntent, new_uid
 from withrun.keys import check_key, put, value_at
+from withrun.previews import PreviewText
 from withrun.schema import Experiment, Run, RunStatus
 from withrun.services.entities import EntityBuilder, in_the_spool
 from withrun.services.experiments import ExperimentService
@@ -49,7 +51,7 @@ class RunService:
         self._build = build
         self._keys = keys
         self._translation = translation
-        self._known_tag_limit: int | None = None
+        self._asked_for_limits = False
 
     # --- life ---
 
@@ -78,6 +80,8 @@ class RunService:
         record = self._writes.create_run(intent, must_start=must_start)
         if record is None:
             record = self._local_record(intent)
+        else:
+            self._learn_limits()
         run = self._build.run(record, exp, whole=False)
         run.status = status  # declared just now, which the record was too early for
         if whole:
@@ -123,9 +127,9 @@ class RunService:
         """What the server calls a run that started without it; None of others, and if it is unknown there."""
         return self._writes.server_id(run_id)
 
-    def complete(self, run: Run) -> Run:
-        """A run that a search found, with its long values."""
-        return self._build.complete(run)
+    def complete(self, run: Run, only: PreviewText | None = None) -> Run:
+        """A run that a search found, with its long values; or with what one preview stands for."""
+        return self._build.complete(run, only)
 
     def delete(self, run_id: str) -> None:
         """Mark a run deleted."""
@@ -212,19 +216,23 @@ class RunService:
 
     def _shorten_tags(self, texts: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         longest = max(map(len, texts.values()), default=0)
-        # Asked for only where the answer matters, because it takes a request.
+        # Asked for only where the answer matters: it may take a request.
         limit = self._tag_limit() if longest > OLD_MAX_TAG_LENGTH else MAX_TAG_LENGTH
         return self._long_values.shorten(texts, limit, "tag")
 
+    def _learn_limits(self) -> None:
+        """Ask what the server is, unless that is known: now, because setting a tag must not wait for it."""
+        if self._backend.known_info is None and not self._asked_for_limits:
+            self._asked_for_limits = True
+            with contextlib.suppress(ServerError, ServerUnreachable), self._writes.briefly():
+                self._backend.server_info()
+
     def _tag_limit(self) -> int:
-        if self._known_tag_limit is None:
-            if self._writes.is_in_trouble:
-                return OLD_MAX_TAG_LENGTH
-            try:
-                self._known_tag_limit = max_tag_length(self._backend.server_info().version)
-            except (OfflineError, ServerError, ServerUnreachable):
-                return OLD_MAX_TAG_LENGTH  # which every server takes
-        return self._known_tag_limit
+        info = self._backend.known_info
+        if info is None and not self._writes.is_in_trouble:
+            with contextlib.suppress(OfflineError, ServerError, ServerUnreachable):
+                info = self._backend.server_info()
+        return OLD_MAX_TAG_LENGTH if info is None else max_tag_length(info.version)  # the least: all take it
 
 
 def now_ms() -> int:

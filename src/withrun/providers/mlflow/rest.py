@@ -68,6 +68,7 @@ class RestBackend:
         self._store_uri = server.url
         self._connection = HttpConnection(server, settings or ClientSettings(), quick_ack=quick_ack)
         self._grammar: FilterGrammar | None = None
+        self._info: ServerInfo | None = None
 
     def __repr__(self) -> str:
         return f"RestBackend({self._store_uri!r})"
@@ -93,6 +94,11 @@ class RestBackend:
             self._grammar = grammar_of(version, database=self._keeps_database(version))
         return self._grammar
 
+    @property
+    def known_info(self) -> ServerInfo | None:
+        """What the server said that it is, when it was asked last."""
+        return self._info
+
     def close(self) -> None:
         """Let go of connections; the backend can't be used afterwards."""
         self._connection.close()
@@ -100,7 +106,8 @@ class RestBackend:
     def server_info(self) -> ServerInfo:
         """Ask the server what it is; raises `ServerError` if it is no MLflow server."""
         version = self._server_version()
-        return ServerInfo(version, self._capabilities(version).multipart_uploads_enabled)
+        self._info = ServerInfo(version, self._capabilities(version).multipart_uploads_enabled)
+        return self._info
 
     def _capabilities(self, version: str) -> codec.ServerCapabilities:
         """What the server says it can do; of one that says nothing, the least."""

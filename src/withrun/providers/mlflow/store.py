@@ -72,6 +72,11 @@ class StoreBackend:
         """What the filter strings of the installed MLflow can say."""
         return grammar_of(_mlflow_version(), database=self._location.is_database)
 
+    @property
+    def known_info(self) -> ServerInfo:
+        """The installed MLflow."""
+        return ServerInfo(_mlflow_version())
+
     def close(self) -> None:
         """Let go of the database; the backend can't be used afterwards."""
         with self._lock:
@@ -86,7 +91,7 @@ class StoreBackend:
         """Open the store and read from it."""
         with self._asking("server_info", None) as stores:
             stores.tracking.search_experiments(view_type=_view("ALL"), max_results=1)
-        return ServerInfo(_mlflow_version())
+        return self.known_info
 
     def forget_connections(self) -> None:
         """In a forked child: leave the parent's connections alone and open the store anew."""
