@@ -128,8 +128,10 @@ def test_filter_strings_are_taken_wherever_a_query_is(
     assert len(list(api.find_model_versions(f"name = '{model.name}'"))) == 3
     assert [v.version for v in model.find_versions("version_number > 2")] == ["3"]
     assert [v.version for v in run.find_model_versions("version_number > 1")] == ["2"]
-    with pytest.raises(OfflineError, match="filter string"):
-        list(api.in_offline_mode.find_runs("metrics.loss < 1"))
+    for ask in (api.in_offline_mode.find_runs, api.in_offline_mode.explain):
+        with pytest.raises(OfflineError, match="filter string"):
+            ask("metrics.loss < 1")
+    assert "to the store" not in str(api.in_offline_mode.explain({"metrics.loss": 1}))
 
 
 def test_without_an_experiment_all_active_ones_are_searched(api: BaseMlflowApi, exp: ExpApi) -> None:
@@ -145,6 +147,53 @@ def test_without_an_experiment_all_active_ones_are_searched(api: BaseMlflowApi, 
     assert list(second.find_runs()) == []
     assert list(api.find_exps({"id": second.id})) == []
     api.services.runs.delete(there.id)
+
+
+def test_a_blank_query_is_everything(api: BaseMlflowApi, exp: ExpApi, tmp_path: Path) -> None:
+    """An empty filter string says what no query says, online and offline, and a handle still narrows it."""
+    other = api.create_exp(f"other-{uuid.uuid4().hex}").create_run()
+    for run in (other, *exp.find_runs()):
+        run.cache_meta()
+    offline = api.in_offline_mode
+    for blank in ("", "  \n", None, {}):
+        assert other in list(api.find_runs(blank))
+        assert other in list(offline.find_runs(blank))
+        assert len(list(exp.find_runs(blank))) == len(list(offline.get_exp(exp.id).find_runs(blank))) == 6
+
+
+def test_a_restored_run_of_a_deleted_experiment_is_found(api: BaseMlflowApi) -> None:
+    """A run counts by its own state, as in MLflow: however many experiments are named, or none."""
+    gone = api.create_exp(f"gone-{uuid.uuid4().hex}", {"kind": "gone"})
+    run, _ = gone.create_run("back"), gone.create_run("deleted with it")
+    api.services.experiments.delete(gone.id)
+    assert list(api.find_runs({"exp.id": gone.id})) == []
+    api.services.runs.restore(run.id)
+    for query in (
+        {"exp.id": gone.id},
+        {"exp.id": {"$in": [gone.id, "0"]}},
+        {"exp.id": {"$in": [gone.id, "0", "901", "902", "903", "904", "905"]}},
+        {"exp.id": {"$in": [gone.id, "x"]}},
+        {"exp.name": gone.name},
+        {"id": run.id},
+        f"attributes.run_id = '{run.id}'",
+    ):
+        assert names(api.find_runs(query)) == ["back"], query
+    assert list(api.find_exps({"name": gone.name})) == []
+
+
+def test_a_filter_string_that_the_store_refuses_is_an_invalid_argument(
+    api: BaseMlflowApi, exp: ExpApi
+) -> None:
+    """What MLflow can't parse is told as a mistake of the caller's, with MLflow's own words."""
+    for search in (
+        lambda: api.find_runs("foo.bar > 1"),
+        lambda: exp.find_runs("metrics.loss <"),
+        lambda: api.find_exps("nonsense = 'x'"),
+        lambda: api.find_models("nonsense = 'x'"),
+        lambda: api.find_model_versions("nonsense = 'x'"),
+    ):
+        with pytest.raises(InvalidArgument, match="filter string"):
+            list(search())
 
 
 def test_a_status_is_a_name_or_a_run_status(exp: ExpApi) -> None:
@@ -178,6 +227,8 @@ def test_naive_datetimes_mean_local_time(exp: ExpApi) -> None:
         lambda exp: {"exp.id": exp},
         lambda exp: {"exp": {"$in": [exp, "no-such"]}},
         lambda exp: {"exp": {"$eq": exp}},
+        lambda exp: {"exp": {"$in": {exp}, "$ne": "no-such"}},
+        lambda exp: {"exp": {"$not": {"$ne": exp}}},
         lambda exp: {"exp.name": exp.name},
         lambda exp: {"exp.tags.team": "x", "exp": exp},
     ],

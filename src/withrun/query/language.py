@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
+from itertools import takewhile
 from typing import Any, Final, TypeAlias
 
 from withrun.errors import InvalidArgument
@@ -220,6 +221,9 @@ class _Parser:
         return ElemMatch(inner.document(operand, f"{path!r} $elemMatch", depth + 1), as_document=True)
 
 
+_NAMING: Final = frozenset({"$eq", "$ne", "$in", "$nin", "$not"})
+"""Operators that may compare with entities."""
+
 _EXAMPLE: Final = "{'metrics.loss': {'$lt': 0.1}}"
 
 
@@ -237,28 +241,27 @@ def _has_operators(value: object, path: str, but: Mapping[str, object] | None = 
 
 def _dereferenced(path: str, value: Any) -> tuple[str, Any]:
     """Rewrite a comparison with entities, or with what identifies them, to one of identifiers."""
-    reference, _, below = path.partition(".")
-    attribute = REFERENCES.get(reference)
-    if attribute is None or below not in ("", attribute):
+    references = list(takewhile(REFERENCES.__contains__, path.split(".")))
+    if not references:
         return path, value
+    attribute = REFERENCES[references[-1]]
+    by_name = ".".join((*references, attribute))
+    named = _named(value, attribute) if path in (by_name, ".".join(references)) else None
+    return (path, value) if named is None else (by_name, named)
 
-    def names(item: Any) -> bool:
-        return isinstance(item, str) or (hasattr(item, attribute) and not isinstance(item, Mapping))
 
-    def name(item: Any) -> Any:
-        return item if isinstance(item, str) else getattr(item, attribute)
-
-    by_name = f"{reference}.{attribute}"
-    if names(value):
-        return by_name, name(value)
-    if isinstance(value, Mapping) and len(value) == 1:
-        (operator, operand), *_ = value.items()
-        if operator in ("$eq", "$ne") and names(operand):
-            return by_name, {operator: name(operand)}
-        listed = isinstance(operand, (list, tuple)) and bool(operand) and all(map(names, operand))
-        if operator in ("$in", "$nin") and listed:
-            return by_name, {operator: [name(item) for item in operand]}
-    return path, value
+def _named(value: Any, attribute: str) -> Any:
+    """What identifies the entities that are compared with; None if some of it names no entity."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = [_named(item, attribute) for item in value]
+        return items if items and None not in items else None
+    if isinstance(value, Mapping):
+        operands = {operator: _named(value[operator], attribute) for operator in value if operator in _NAMING}
+        named = len(operands) == len(value) > 0 and None not in operands.values()
+        return operands if named else None
+    return getattr(value, attribute, None)
 
 
 def _pattern(value: object, path: str, options: object = None) -> re.Pattern[str]:

@@ -7,16 +7,16 @@ condition that the store answers exactly is merely cheap to check again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from withrun.errors import InvalidArgument
+from withrun.errors import InvalidArgument, OfflineError
 from withrun.query.fields import KINDS, Kind, nearest
 from withrun.query.language import And, Condition, Node, Or, parse
 from withrun.query.match import Predicate, compile_query
-from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, PushDown, Pushed
+from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, NoPushDown, PushDown, Pushed
 from withrun.query.sorting import Sorting, parse_sorting
 
 __all__ = ["Plan", "PushDown", "Search", "Step", "make_plan"]
@@ -63,6 +63,7 @@ class Plan:
         in_experiments: narrows the experiments to search in, by their own fields; None if nothing does.
         steps: what becomes of each part, and why.
         grammar: what the plan was made for.
+        at_hand: no store is asked; what is at hand, such as cached metadata, is evaluated.
     """
 
     kind: Kind
@@ -74,10 +75,13 @@ class Plan:
     in_experiments: Predicate | None = None
     steps: tuple[Step, ...] = ()
     grammar: str = ""
+    at_hand: bool = False
 
     def __str__(self) -> str:
         lines = [f"Search of {self.kind}{f' ({self.grammar})' if self.grammar else ''}"]
-        for number, search in enumerate(self.searches, 1):
+        if self.at_hand:
+            lines.append("  no store is asked: everything at hand is evaluated")
+        for number, search in enumerate(() if self.at_hand else self.searches, 1):
             where = "" if self.kind != "runs" else " in all active experiments"
             if search.experiments is not None:
                 where = f" in experiments {', '.join(search.experiments) or '(none)'}"
@@ -95,7 +99,15 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(query: Any, sorting: Any, kind: Kind, push_down: PushDown, *, grammar: str = "") -> Plan:
+def make_plan(
+    query: Any,
+    sorting: Any,
+    kind: Kind,
+    push_down: PushDown,
+    *,
+    grammar: str = "",
+    rename: Callable[[Node], Node] = lambda node: node,
+) -> Plan:
     """Plan a search.
 
     Args:
@@ -105,13 +117,21 @@ def make_plan(query: Any, sorting: Any, kind: Kind, push_down: PushDown, *, gram
         kind: what is searched.
         push_down: what the store can answer.
         grammar: how explanations call the store.
+        rename: puts the store's own names into the parsed query.
 
     Raises:
         InvalidArgument: the query or the sorting can't be understood, or there is no such kind.
+        OfflineError: a filter string, where no store is asked.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"there is no kind {kind!r:.100} to search; {nearest(str(kind), KINDS)}")
     order = parse_sorting(sorting, kind)
+    at_hand = isinstance(push_down, NoPushDown)
+    if isinstance(query, str) and at_hand:
+        raise OfflineError(
+            f"the filter string {query!r} is for a tracking server, and none is asked here; "
+            "give the query as a dict, such as {'metrics.loss': {'$lt': 0.1}}."
+        )
     if isinstance(query, str):
         steps = [Step(query, "store", "a filter string passes as it is")] if query else []
         ordered = _order(order, frozenset(), kind, push_down, steps) if order else ()
@@ -125,7 +145,7 @@ def make_plan(query: Any, sorting: Any, kind: Kind, push_down: PushDown, *, gram
             steps=tuple(steps),
             grammar=grammar,
         )
-    node = parse(query, kind)
+    node = rename(parse(query, kind))
     planner = _Planner(kind, push_down)
     part = planner.part(node)
     # What asks for experiments by ID is in the searches; the rest is evaluated on the list of experiments.
@@ -156,6 +176,7 @@ def make_plan(query: Any, sorting: Any, kind: Kind, push_down: PushDown, *, gram
         in_experiments=compile_query(And(tuple(narrowing))) if narrowing else None,
         steps=tuple(steps),
         grammar=grammar,
+        at_hand=at_hand,
     )
 
 

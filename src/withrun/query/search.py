@@ -42,6 +42,10 @@ _CONNECTIONS: Final = 4
 """Searches of one plan that are under way at once."""
 
 
+_NOT_UNDERSTOOD: Final = "INVALID_PARAMETER_VALUE"
+"""How a store says that a filter string of the caller's own is none of its grammar."""
+
+
 class PageSource(Protocol[R, E]):
     """Where the pages of a search come from, and what their records mean."""
 
@@ -130,7 +134,12 @@ class _Stream(Generic[R, E]):
 
     def _timed_page(self, size: int, token: str) -> tuple[Page[R], float]:
         start = time.monotonic()
-        page = self.source.page(self.search, self.experiments, size, token)
+        try:
+            page = self.source.page(self.search, self.experiments, size, token)
+        except ServerError as exc:
+            if self.plan.matches is None and exc.code == _NOT_UNDERSTOOD:
+                raise InvalidArgument(f"the filter string {self.search.filter!r} is refused: {exc}") from exc
+            raise
         return page, time.monotonic() - start
 
     def __iter__(self) -> Iterator[_Found[E]]:

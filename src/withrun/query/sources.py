@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any, Final, Generic, TypeVar, cast
 
 from withrun.backend import Backend, ExperimentRecord, Page
-from withrun.errors import OfflineError
 from withrun.query.documents import as_document
 from withrun.query.fields import Kind
 from withrun.query.plan import Plan, Search
@@ -53,7 +52,11 @@ class BackendSource(Generic[R, E]):
         self._complete = complete
 
     def split(self, plan: Plan) -> Sequence[tuple[Search, tuple[str, ...]]]:
-        """The plan's searches with their experiments: those named, those that the query leaves, or all."""
+        """The plan's searches with their experiments: those named, those that the query leaves, or all.
+
+        Deleted experiments are searched too. Deleting one deletes its runs; one that was restored since is
+        found as MLflow finds it, by its own state.
+        """
         if self.kind != "runs":
             return [(search, ()) for search in plan.searches]
         # An ID that is no number is refused by SQL stores; whether there is one, the list of all says.
@@ -63,14 +66,14 @@ class BackendSource(Generic[R, E]):
             and len(named) <= _FEW_EXPERIMENTS
             and all(_all_numbers(search) for search in plan.searches)
         ):
-            active = None
+            known = None
         else:
-            active = [r.experiment_id for r in _all_experiments(self.backend) if self._is_chosen(r, plan)]
+            known = [r.experiment_id for r in _all_experiments(self.backend) if self._is_chosen(r, plan)]
         parts: list[tuple[Search, tuple[str, ...]]] = []
         for search in plan.searches:
             wanted = search.experiments
-            if active is not None:
-                wanted = tuple(one for one in active if wanted is None or one in wanted)
+            if known is not None:
+                wanted = tuple(one for one in known if wanted is None or one in wanted)
             chosen = wanted or ()
             parts += [
                 (search, chosen[n : n + _EXPERIMENTS_A_CALL])
@@ -154,7 +157,7 @@ def _numeric(text: str) -> tuple[int, str]:
 def _all_experiments(backend: Backend) -> Iterator[ExperimentRecord]:
     token = ""
     while True:
-        page = backend.search_experiments(max_results=1000, page_token=token)
+        page = backend.search_experiments(view_type="ALL", max_results=1000, page_token=token)
         yield from page.items
         if not page.next_token or page.next_token == token:
             return
@@ -173,16 +176,7 @@ class ListSource(Generic[E]):
         return [(search, ()) for search in plan.searches]
 
     def page(self, search: Search, experiments: tuple[str, ...], size: int, token: str) -> Page[E]:
-        """All of them.
-
-        Raises:
-            OfflineError: the query is a filter string, which only a server understands.
-        """
-        if search.filter:
-            raise OfflineError(
-                f"the filter string {search.filter!r} is for a tracking server, and none is asked here; "
-                "give the query as a dict, such as {'metrics.loss': {'$lt': 0.1}}."
-            )
+        """All of them."""
         return Page(tuple(self._items()))
 
     def identity(self, record: E) -> Hashable:

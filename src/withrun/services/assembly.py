@@ -129,7 +129,7 @@ def assemble(
         recovery = BackgroundRecovery(
             policy.journal_dir, connected.store_uri, delivery.connect, publisher, delivery.threads
         )
-    names = LocalNames(None if journaled is None else journaled.ids, keys.uid)
+    names = LocalNames(None if journaled is None else journaled.ids, keys)
     writes = WritePath(
         connected.store_uri,
         policy,

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 from withrun.journal import LocalIds, looks_local
+from withrun.query.fields import Kind
+from withrun.query.language import Condition, Node, Not
+from withrun.services.tag_keys import TagKeys
 
 __all__ = ["LocalNames"]
+
+_LOCAL_VERSION: Final = "local-"
+
+_Names: TypeAlias = "Callable[[str], tuple[str, ...]]"
+"""From an identifier to what may stand for it in the store."""
 
 
 class LocalNames:
@@ -17,12 +26,12 @@ class LocalNames:
 
     Args:
         ids: the IDs that were given; None: this API knows of no journals.
-        uid_key: the tag that keeps a run's local ID, which stands for itself in queries.
+        keys: the tags that a run's relations are kept in.
     """
 
-    def __init__(self, ids: LocalIds | None, uid_key: str) -> None:
+    def __init__(self, ids: LocalIds | None, keys: TagKeys) -> None:
         self._ids = ids
-        self._uid_key = uid_key
+        self._keys = keys
 
     def run(self, run_id: str) -> str:
         """The ID of a run."""
@@ -34,7 +43,7 @@ class LocalNames:
 
     def version(self, model: str, version: str) -> str:
         """The number of a model version."""
-        if self._ids is None or not version.startswith("local-"):
+        if self._ids is None or not version.startswith(_LOCAL_VERSION):
             return version
         return self._ids.resolve("version", f"{model}/{version}") or version
 
@@ -44,19 +53,37 @@ class LocalNames:
             return run_id
         return self._ids.local_of("run", run_id) or run_id
 
-    def in_query(self, query: Any) -> Any:
-        """A query with the server's IDs in place of local ones."""
-        return self._replaced(query, "") if self._ids is not None and isinstance(query, Mapping) else query
+    def in_query(self, query: Node, kind: Kind) -> Node:
+        """A parsed query with the server's IDs in place of local ones, in the fields that hold IDs.
 
-    def _replaced(self, part: Any, path: str) -> Any:
-        if isinstance(part, Mapping):
-            return {key: self._replaced(inner, _below(path, key)) for key, inner in part.items()}
-        if isinstance(part, (list, tuple)):
-            return [self._replaced(inner, path) for inner in part]
-        if not isinstance(part, str) or not looks_local(part) or path.endswith(f"tags.{self._uid_key}"):
-            return part
-        run = self.run(part)
-        return self.experiment(part) if run == part else run
+        What was logged as a param or tag stays what it was, so that it is found by that. The tag of a run's
+        parent alone is rewritten on delivery: it is asked for by both names, for a child may still wait.
+        """
+        if self._ids is None:
+            return query
+        parent = f"tags.{self._keys.parent}"
+        fields: dict[Kind, dict[str, _Names]] = {
+            "runs": {"id": _only(self.run), "exp.id": _only(self.experiment), parent: self._both},
+            "experiments": {"id": _only(self.experiment)},
+            "models": {},
+            "versions": {
+                "run.id": _only(self.run),
+                "run.exp.id": _only(self.experiment),
+                f"run.{parent}": self._both,
+                "version": lambda version: (self._version_of_any(version, query),),
+            },
+        }
+        return _renamed(query, fields[kind])
+
+    def _both(self, run_id: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((run_id, self.run(run_id))))
+
+    def _version_of_any(self, version: str, query: Node) -> str:
+        """The number of a version of one of the models that a query names."""
+        if not version.startswith(_LOCAL_VERSION):
+            return version
+        resolved = (self.version(model, version) for model in _texts_at("model.name", query))
+        return next((number for number in resolved if number != version), version)
 
     def _resolved(self, kind: str, given: str) -> str:
         if self._ids is None or not looks_local(given):
@@ -64,8 +91,32 @@ class LocalNames:
         return self._ids.resolve(kind, given) or given
 
 
-def _below(path: str, key: Any) -> str:
-    """The field that a condition under `key` is about; an operator is about the field around it."""
-    if not isinstance(key, str) or key.startswith("$"):
-        return path
-    return f"{path}.{key}" if path else key
+def _only(name: Callable[[str], str]) -> _Names:
+    return lambda given: (name(given),)
+
+
+def _renamed(node: Node, fields: Mapping[str, _Names]) -> Node:
+    """A query that asks for other texts in some fields."""
+    if isinstance(node, Not):
+        return Not(_renamed(node.child, fields))
+    if not isinstance(node, Condition):
+        return replace(node, children=tuple(_renamed(child, fields) for child in node.children))
+    names = fields.get(node.path)
+    several = {"$eq": "$in", "$ne": "$nin"}.get(node.operator, node.operator)
+    if names is None or several not in ("$in", "$nin"):
+        return node
+    given = node.operand if several == node.operator else [node.operand]
+    asked = [name for one in given for name in (names(one) if isinstance(one, str) else (one,))]
+    return node if asked == given else Condition(node.path, several, asked)
+
+
+def _texts_at(path: str, node: Node) -> Iterator[str]:
+    """The texts with which a query compares a field."""
+    if isinstance(node, Not):
+        yield from _texts_at(path, node.child)
+    elif not isinstance(node, Condition):
+        for child in node.children:
+            yield from _texts_at(path, child)
+    elif node.path == path:
+        operands = node.operand if isinstance(node.operand, list) else [node.operand]
+        yield from (one for one in operands if isinstance(one, str))

@@ -76,9 +76,22 @@ class SearchService:
         self._models = models
 
     def plan(self, query: Query, sorting: Any, kind: Kind) -> Plan:
-        """How a search would be answered; asks the store nothing but its version."""
-        query = self._names.in_query(query)
-        return make_plan(query, sorting, kind, self._push_down(), grammar=self._backend.grammar.name)
+        """How a search would be answered; asks the store nothing but its version.
+
+        Raises:
+            InvalidArgument: the query or the sorting can't be understood.
+            OfflineError: the query is a filter string, which only a server understands, and none is asked.
+        """
+        if isinstance(query, str):
+            query = query.strip() or None
+        return make_plan(
+            query,
+            sorting,
+            kind,
+            self._push_down(),
+            grammar=self._backend.grammar.name,
+            rename=lambda node: self._names.in_query(node, kind),
+        )
 
     def exps(
         self,
@@ -121,7 +134,7 @@ class SearchService:
                 complete=self._runs.complete,
             )
 
-        if isinstance(query, str) and experiment_id is not None:
+        if isinstance(query, str) and query.strip() and experiment_id is not None:
             plan = self.plan(query, sorting, "runs")
             searches = tuple(replace(search, experiments=(experiment_id,)) for search in plan.searches)
             plan = replace(plan, searches=searches)
@@ -194,12 +207,12 @@ def _narrowed(query: Query, fields: Mapping[str, str | None]) -> Query:
     wanted = {field: value for field, value in fields.items() if value is not None}
     if not wanted:
         return query
-    if isinstance(query, str):
+    if isinstance(query, str) and query.strip():
         # MLflow's grammar has AND alone, so that a clause can be added to any filter string.
         names = {"model.name": "name", "run.id": "run_id"}
         clauses = [f"{names[field]} = {_quoted(value)}" for field, value in wanted.items()]
-        return " AND ".join([*([query] if query.strip() else []), *clauses])
-    return {"$and": [wanted, query]} if query else wanted
+        return " AND ".join([query, *clauses])
+    return {"$and": [wanted, query]} if query and not isinstance(query, str) else wanted
 
 
 def _quoted(text: str) -> str:
