@@ -90,6 +90,17 @@ def test_odd_paths(tmp_path: Path, folder: str) -> None:
     assert StoreBackend(backend.store_uri).store_uri == backend.store_uri
 
 
+@pytest.mark.parametrize("scheme", ["sqlite:///", "file://"])
+def test_spellings_of_a_path(scheme: str, tmp_path: Path) -> None:
+    """Doubled slashes, `.` and `..` name the store as its plain path does; a link to it stays a name."""
+    (tmp_path / "real" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "a")
+    plain = StoreBackend(f"{scheme}{tmp_path}/real/x.db").store_uri
+    for spelling in ("real//x.db", "real/./x.db", "real/a/../x.db", "link/../x.db"):
+        assert StoreBackend(f"{scheme}{tmp_path}/{spelling}").store_uri == plain
+    assert "link" in StoreBackend(f"{scheme}{tmp_path}/link/x.db").store_uri
+
+
 @pytest.mark.parametrize(
     "uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://host/x.db", "", "file:"]
 )

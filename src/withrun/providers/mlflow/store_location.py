@@ -56,8 +56,7 @@ def locate(tracking_uri: str) -> StoreLocation:
             raise InvalidArgument(
                 f"the tracking URI {tracking_uri!r} names no store; use a server's URL or sqlite:///PATH"
             )
-        # `absolute`, not `resolve`: a link to a store stays the name under which its user knows it.
-        uri = Path(path).absolute().as_uri()
+        uri = _absolute(path).as_uri()
         return StoreLocation(uri, uri)
     return StoreLocation(tracking_uri, without_credentials(tracking_uri))
 
@@ -83,6 +82,18 @@ def sqlite_uri(path: Path) -> str:
     return f"sqlite:///{text}"
 
 
+def _absolute(text: str) -> Path:
+    """The absolute path, without `..`, so that one store has one name.
+
+    A link to a store stays: it is the name under which its user knows it.
+    """
+    path = Path(text).absolute()
+    if ".." not in path.parts:
+        return path
+    last = len(path.parts) - path.parts[::-1].index("..")
+    return Path(*path.parts[:last]).resolve().joinpath(*path.parts[last:])
+
+
 def _locate_sqlite(uri: str) -> StoreLocation:
     # SQLAlchemy's own reading of the URL, which differs between its versions in whether %20 is a blank: so
     # the file is the one that MLflow's UI and command line open under the same URI.
@@ -99,7 +110,7 @@ def _locate_sqlite(uri: str) -> StoreLocation:
             f"the tracking URI {uri!r} names no file; use sqlite:///PATH (sqlite:////PATH if it is "
             "absolute). A database in memory would be another one in each thread, and lose all at exit"
         )
-    path = Path(database).absolute()
+    path = _absolute(database)
     shown = sqlite_uri(path)
     query = uri.partition("?")[1] + uri.partition("?")[2]
     return StoreLocation(
