@@ -67,14 +67,14 @@ def _on(store: str, uri: str, folder: Path, open_now: contextlib.ExitStack) -> l
         client.set_terminated(run_id)
         return taken
 
-    def asynchronous(buffering: int | None, calls: int) -> list[float]:
+    def asynchronous(seconds: int | None, calls: int) -> list[float]:
         run_id = client.create_run(exp.id).info.run_id
         pending: list[Any] = []
 
         def call(step: int) -> None:
             pending.append(client.log_metric(run_id, "loss", 0.5, step=step, synchronous=False))
 
-        with buffering(buffering):
+        with buffering(seconds):
             taken = each(calls, call, work=WORK)
             for operation in pending:
                 operation.wait()
