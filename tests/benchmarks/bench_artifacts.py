@@ -42,8 +42,8 @@ def prepared(folder: Path) -> Iterator[list[Benchmark]]:
             file.write(os.urandom(1 << 20))
     with contextlib.ExitStack() as stack:
         s3 = stack.enter_context(s3_server(folder / "s3"))
-        before = dict(os.environ)
-        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        stack.callback(os.environ.update, dict(os.environ))
+        stack.callback(os.environ.clear)
         os.environ.update(s3.env)
         proxied = stack.enter_context(mlflow_server(folder / "proxied"))
         root = f"{s3.bucket('bench')}/runs"

@@ -93,8 +93,8 @@ def _jobs(uri: str, folder: Path, open_now: contextlib.ExitStack) -> dict[str, d
                 run.log_param(key, value)
             for key, value in TAGS.items():
                 run.set_tag(key, value)
-            for key, value in METRICS.items():
-                run.log_metric(key, value)
+            for key, number in METRICS.items():
+                run.log_metric(key, number)
 
     def our_children() -> None:
         with api.start_run(exp) as parent:
