@@ -30,6 +30,9 @@ _STALE = 600.0
 _TAKEN = frozenset({errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY})
 """What making a folder ends with if a signal handler forks right there, and the other process was quicker."""
 
+_TAKEN_OVER = "origin.json"
+"""What a recovery locks besides: nothing new on the disk, which may be full."""
+
 _NAME = re.compile(r"\d{13,}-[0-9a-f]{16}")
 """A journal's name, by which journals sort from old to new; other things lie beside them."""
 
@@ -76,16 +79,16 @@ class JournalFolder:
         spool: where artifacts wait to be published.
     """
 
-    def __init__(self, path: Path, lock: OwnerLock) -> None:
+    def __init__(self, path: Path, *locks: OwnerLock) -> None:
         self.path = path
         self.id = path.name
         self.spool = path / "spool"
-        self._lock = lock
+        self._locks = locks
         try:
             self.ledger = Ledger(path / "runs.log")
             self.acknowledged = Acknowledged(path / "acknowledged")
         except BaseException:
-            lock.close()
+            self._unlock()
             raise
 
     @classmethod
@@ -129,8 +132,27 @@ class JournalFolder:
     @classmethod
     def take(cls, path: Path) -> JournalFolder | None:
         """Take over a journal whose owner is gone; None if it is held, or no longer there."""
+        # First what says that it was taken over, so that it never looks like its owner's again; the file may
+        # be lost, or deleted by one that was killed at that.
+        taken = OwnerLock.take(path / _TAKEN_OVER)
         lock = OwnerLock.take(path / "lock")
-        return None if lock is None else cls(path, lock)
+        if lock is None:
+            if taken is not None:
+                taken.close()
+            return None
+        if taken is None:
+            taken = OwnerLock.take(path / _TAKEN_OVER)  # another recovery gives it back, having been too late
+        return cls(path, *filter(None, [lock, taken]))
+
+    @staticmethod
+    def is_over(path: Path) -> bool:
+        """Whether a journal is there that its own process can't write to any more: it is gone, or let go.
+
+        Such a journal is free, or held by a recovery.
+        """
+        if not OwnerLock.is_held(path / "lock"):
+            return True
+        return (path / _TAKEN_OVER).exists() and OwnerLock.is_held(path / _TAKEN_OVER)
 
     @staticmethod
     def all_in(store_folder: Path) -> list[Path]:
@@ -181,7 +203,11 @@ class JournalFolder:
         """Let go of the journal, as its owner's end would; what it holds stays."""
         self.ledger.close()
         self.acknowledged.close()
-        self._lock.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        for lock in self._locks:
+            lock.close()
 
 
 _last = 0
