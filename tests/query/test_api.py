@@ -84,6 +84,21 @@ def test_every_finder_takes_query_sorting_and_limit(
     assert list(api.find_child_runs(parent, limit=0)) == []
 
 
+def test_a_query_nested_too_deeply_is_refused_by_every_finder(api: BaseMlflowApi) -> None:
+    """A query within itself, or of 1,000 levels, is an error like any other mistake."""
+    itself: dict[str, Any] = {}
+    itself["$and"] = [itself]
+    deep: dict[str, Any] = {}
+    for _ in range(1000):
+        deep = {"$and": [deep]}
+    for finder in (api.find_runs, api.find_exps, api.find_models, api.find_model_versions, api.explain):
+        for query in (itself, deep):
+            with pytest.raises(InvalidArgument, match="nested"):
+                finder(query)
+        with pytest.raises(InvalidArgument, match="sorting"):
+            finder(None, 5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("limit", [-1, 1.5, True, "1"])
 def test_a_wrong_limit_is_refused_by_every_finder(api: BaseMlflowApi, limit: Any) -> None:
     """A limit that is no whole number from 0 is an error where it is given, not when results are read."""
@@ -207,6 +222,22 @@ def test_a_status_is_a_name_or_a_run_status(exp: ExpApi) -> None:
     ):
         assert set(names(exp.find_runs({"status": value}))) == expected
     assert exp.find_runs(sorting=[("status", -1)]).first().status is RunStatus.SCHEDULED  # type: ignore[union-attr]
+
+
+def test_a_time_that_no_calendar_holds_counts_as_none(
+    api: BaseMlflowApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run of such a time, which MLflow takes, is found and read like others; one warning tells each time."""
+    exp = api.create_exp(f"odd-{uuid.uuid4().hex}")
+    backend = api.services.backend
+    fine = exp.create_run("fine")
+    odd = backend.create_run(exp.id, run_name="odd", start_time=10**18)
+    backend.update_run(odd.run_id, status="FINISHED", end_time=10**15)
+    assert set(names(exp.find_runs({"status": {"$ne": "FAILED"}}))) == {"odd", fine.name}
+    assert names(exp.find_runs({"start_time": None})) == names(exp.find_runs({"name": "odd"})) == ["odd"]
+    assert names(exp.find_runs({"start_time": {"$gt": dt.datetime(2020, 1, 1)}})) == ["fine"]
+    assert (api.get_run(odd.run_id).start_time, api.get_run(odd.run_id).end_time) == (None, None)
+    assert len([one for one in caplog.records if odd.run_id in one.getMessage()]) == 2
 
 
 def test_naive_datetimes_mean_local_time(exp: ExpApi) -> None:

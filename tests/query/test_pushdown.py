@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 
 from tests.query.strategies import operators
 from tests.query.world import LONG_TEXTS, METRICS, NUMBERS, PARAMS, START, STATUSES, TAGS, TEXTS, World
+from withrun.providers.mlflow.grammar import grammar_of
+from withrun.providers.mlflow.pushdown import MlflowPushDown
 from withrun.query.fields import Kind
+from withrun.query.plan import make_plan
 from withrun.values import decode
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
@@ -201,6 +205,16 @@ OTHER_CONDITIONS: dict[Kind, Any] = {
         condition("tags.team", plain),
     ),
 }
+
+
+@pytest.mark.parametrize("letter", ["a", "日", "😀"])
+def test_what_is_asked_of_the_registry_fits_into_a_url(letter: str) -> None:
+    """Filters are cut by what they take on the wire, where a letter beyond ASCII is nine bytes and more."""
+    query = {"name": letter * 200, **{f"tags.key-{n}": letter * 250 for n in range(30)}}
+    for kind in ("models", "runs"):
+        (search,) = make_plan(query, None, kind, MlflowPushDown(grammar_of("2.22.5"))).searches
+        assert search.filter
+        assert kind == "runs" or len(quote(search.filter, safe="")) <= 3_500
 
 
 @pytest.mark.parametrize("kind", list(OTHER_CONDITIONS))

@@ -6,6 +6,7 @@ import datetime as dt
 import functools
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from tests.query.strategies import documents, scalars
 from withrun.errors import InvalidArgument
+from withrun.query.language import parse
+from withrun.query.match import compile_query
 from withrun.query.order import MISSING, order_key
 from withrun.query.sorting import parse_sorting, sort, sort_key
 
@@ -64,6 +67,20 @@ def test_values_of_all_kinds_have_one_order() -> None:
         for key in equal:
             assert all(key == other for other in equal)
             assert all(key > other for before in keys[:at] for other in before)
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}])
+def test_a_value_nested_deeper_than_documents_can_be_has_a_place(wrap: Callable[[Any], Any]) -> None:
+    """JSON of 600 levels, as another tool may have logged, is sorted, and equals nothing less deep."""
+    deep: Any = 1
+    for _ in range(600):
+        deep = wrap(deep)
+    said = wrap(wrap(1))
+    assert sort([{"a": deep}, {"a": said}, {"a": 1}], sort_key((("a", 1),)))[0] == {"a": 1}
+    for query in ({"params.a": said}, {"params.a": {"$in": [said, 2]}}, {"params.a": {"$all": [said]}}):
+        matches = compile_query(parse(query, "runs"))
+        assert matches({"params": {"a": said}})
+        assert not matches({"params": {"a": deep}})
 
 
 @pytest.mark.parametrize("limit", [None, 0, 1, 3, 100])
@@ -132,6 +149,7 @@ def test_sorting_may_be_given_as_pairs_or_as_a_dict() -> None:
         [("name", 1), ("name", -1)],
         [("name", [1])],
         [("name", None)],
+        5,
     ],
 )
 def test_a_wrong_sorting_is_refused(sorting: Any) -> None:

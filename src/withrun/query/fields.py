@@ -33,9 +33,9 @@ REFERENCES: Final[dict[str, str]] = {"exp": "id", "run": "id", "model": "name"}
 
 
 _INSTEAD: Final[dict[tuple[Kind, str], str]] = {
-    ("runs", "parent"): "children are found by find_child_runs(parent), or by tags.mlflow.parentRunId. ",
-    ("runs", "parent_id"): "children are found by find_child_runs(parent), or by tags.mlflow.parentRunId. ",
-    ("versions", "aliases"): "the version of an alias is get_model_version((name, '@alias')). ",
+    ("runs", "parent"): "children are found by find_child_runs(parent), or by tags.mlflow.parentRunId.",
+    ("runs", "parent_id"): "children are found by find_child_runs(parent), or by tags.mlflow.parentRunId.",
+    ("versions", "aliases"): "the version of an alias is get_model_version((name, '@alias')).",
 }
 """What to do in place of asking for a field that might be looked for."""
 
@@ -72,10 +72,9 @@ def check_path(path: str, kind: Kind) -> None:
         if child is None:
             asked = ".".join(parts[: at + 1])
             prefix = ".".join(parts[:at]) + "." if at else ""
-            raise InvalidArgument(
-                f"query on {kind}: no field {asked!r} in {path!r}; {_INSTEAD.get((kind, asked), '')}"
-                + nearest(asked, (prefix + name for name in children))
-            )
+            instead = _INSTEAD.get((kind, asked))
+            hint = instead or nearest(asked, (prefix + name for name in children))
+            raise InvalidArgument(f"query on {kind}: no field {asked!r} in {path!r}; {hint}")
         if child == "free":
             return
         if child == "leaf":

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 
 from withrun.errors import InvalidArgument
 from withrun.query.fields import REFERENCES, Kind, check_path, nearest
-from withrun.query.order import REGEX, aware, rank
+from withrun.query.order import MAX_DEPTH, REGEX, aware, rank
 
 __all__ = ["And", "Condition", "ElemMatch", "Node", "Nor", "Not", "Or", "parse"]
 
@@ -85,8 +85,6 @@ _OPERATORS: Final = frozenset(
     | {"$not", "$all", "$size", "$elemMatch"}
 )
 _FLAGS: Final = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE, "u": re.UNICODE}
-_MAX_DEPTH: Final = 100
-"""Levels of nesting, MongoDB's own limit for documents; beyond it a query is a mistake."""
 
 
 def parse(query: Mapping[str, Any] | None, kind: Kind) -> Node:
@@ -107,8 +105,8 @@ class _Parser:
     def document(self, query: object, where: str, depth: int) -> Node:
         if not isinstance(query, Mapping):
             raise InvalidArgument(f"{where} is a {type(query).__name__}; give a dict, such as {_EXAMPLE}.")
-        if depth > _MAX_DEPTH:
-            raise InvalidArgument(f"{where} is nested over {_MAX_DEPTH} levels deep, or within itself.")
+        if depth > MAX_DEPTH:
+            raise InvalidArgument(f"{where} is nested over {MAX_DEPTH} levels deep, or within itself.")
         children: list[Node] = []
         for key, value in query.items():
             if not isinstance(key, str):
@@ -149,8 +147,8 @@ class _Parser:
 
     def operators(self, path: str, spec: Any, depth: int) -> Node:
         """A conjunction of the operators in `spec`, all on one path."""
-        if depth > _MAX_DEPTH:
-            raise InvalidArgument(f"{path!r} is nested over {_MAX_DEPTH} levels deep, or within itself.")
+        if depth > MAX_DEPTH:
+            raise InvalidArgument(f"{path!r} is nested over {MAX_DEPTH} levels deep, or within itself.")
         conditions: list[Node] = []
         for operator, operand in spec.items():
             if operator not in _OPERATORS:
@@ -291,9 +289,9 @@ def _pattern(value: object, path: str, options: object = None) -> re.Pattern[str
 
 def _normal(value: Any, path: str, depth: int) -> Any:
     """The value in the types that documents hold; `InvalidArgument` for one that no document holds."""
-    if depth > _MAX_DEPTH:
+    if depth > MAX_DEPTH:
         raise InvalidArgument(
-            f"the value for {path!r} is nested over {_MAX_DEPTH} levels deep, or within itself."
+            f"the value for {path!r} is nested over {MAX_DEPTH} levels deep, or within itself."
         )
     if isinstance(value, Enum):
         return _normal(value.value, path, depth + 1)

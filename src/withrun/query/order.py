@@ -18,7 +18,11 @@ from datetime import date, datetime
 from enum import Enum
 from typing import Any, Final
 
-__all__ = ["MISSING", "RANKS", "aware", "order_key", "rank"]
+__all__ = ["MAX_DEPTH", "MISSING", "RANKS", "aware", "order_key", "rank"]
+
+
+MAX_DEPTH: Final = 100
+"""Levels of nesting, MongoDB's own limit for documents."""
 
 
 class _Missing:
@@ -81,9 +85,14 @@ def aware(value: date) -> datetime:
     return value if value.tzinfo is not None else value.astimezone()
 
 
-def order_key(value: Any) -> tuple[Any, ...]:
-    """A tuple that compares to another value's as MongoDB compares the values themselves."""
+def order_key(value: Any, level: int = 0) -> tuple[Any, ...]:
+    """A tuple that compares to another value's as MongoDB compares the values themselves.
+
+    What is nested deeper than MongoDB's documents can be, and so than any query, counts as alike by its kind.
+    """
     place = rank(value)
+    if level > MAX_DEPTH:
+        return (place,)
     if place == NUMBER:
         # Python compares an int with a float exactly, whatever their sizes; NaN alone is not itself.
         return (NUMBER, 1, value) if value == value else (NUMBER, 0)
@@ -92,9 +101,9 @@ def order_key(value: Any) -> tuple[Any, ...]:
     if place == NULL:
         return (NULL,)
     if place == DOCUMENT:
-        return (DOCUMENT, tuple((rank(value[k]), k, order_key(value[k])) for k in sorted(value)))
+        return (DOCUMENT, tuple((rank(value[k]), k, order_key(value[k], level + 1)) for k in sorted(value)))
     if place == ARRAY:
-        return (ARRAY, tuple(order_key(item) for item in value))
+        return (ARRAY, tuple(order_key(item, level + 1) for item in value))
     if place == DATE:
         return (DATE, aware(value))
     if place == REGEX:

@@ -40,6 +40,8 @@ def parse_sorting(sorting: Iterable[Any] | Mapping[str, Any] | None, kind: Kind)
         return ()
     if isinstance(sorting, str):
         raise InvalidArgument(f"sorting {sorting!r} is a text; give pairs, such as [({sorting!r}, -1)].")
+    if not isinstance(sorting, Iterable):
+        raise InvalidArgument(f"sorting is {sorting!r:.100}; give pairs, such as [('start_time', -1)].")
     pairs = list(sorting.items()) if isinstance(sorting, Mapping) else list(sorting)
     checked: list[tuple[str, int]] = []
     for pair in pairs:

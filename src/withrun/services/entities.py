@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
@@ -18,6 +21,7 @@ from withrun.values import complete, metric_from_store
 
 __all__ = ["EntityBuilder", "artifact_folder", "from_milliseconds", "in_the_spool"]
 
+_log = logging.getLogger("withrun")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -55,8 +59,8 @@ class EntityBuilder:
             params=self._tags(record.params),
             metrics=unflatten((m.key, metric_from_store(m.value)) for m in record.metrics),
             status=_status(record),
-            start_time=from_milliseconds(record.start_time),
-            end_time=from_milliseconds(record.end_time),
+            start_time=_time_of(record, "start_time"),
+            end_time=_time_of(record, "end_time"),
         )
         return self.complete(run) if whole else run
 
@@ -111,15 +115,30 @@ def _chosen_repo(record: RunRecord, keys: TagKeys) -> str | None:
 
 
 def from_milliseconds(moment: int | None) -> datetime | None:
-    """An aware datetime from the milliseconds that a store keeps; 0 and None are no time.
-
-    Raises:
-        ServerError: the store gave a time that no calendar holds.
-    """
+    """An aware datetime from the milliseconds of a store; None for 0, None and what no calendar holds."""
     try:
         return _EPOCH + timedelta(milliseconds=moment) if moment else None
-    except OverflowError as exc:
-        raise ServerError(f"the store gave the time {moment} ms, which no calendar holds") from exc
+    except OverflowError:
+        return None
+
+
+def _time_of(record: RunRecord, field: Literal["start_time", "end_time"]) -> datetime | None:
+    milliseconds: int | None = getattr(record, field)
+    moment = from_milliseconds(milliseconds)
+    if moment is None and milliseconds:
+        _warn_of_time(record.run_id, field, milliseconds)
+    return moment
+
+
+@lru_cache(maxsize=1024)  # once for each run, not at every look at it
+def _warn_of_time(run_id: str, field: str, milliseconds: int) -> None:
+    _log.warning(
+        "run %s has the %s %d, in milliseconds, which no calendar holds, so that it counts as having none; "
+        "perhaps another unit was logged",
+        run_id,
+        field,
+        milliseconds,
+    )
 
 
 def _status(record: RunRecord) -> RunStatus:

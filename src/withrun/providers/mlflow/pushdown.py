@@ -24,6 +24,7 @@ import re
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
+from urllib.parse import quote
 
 from withrun.backend import FilterGrammar
 from withrun.providers.mlflow.filter_words import Words
@@ -44,10 +45,12 @@ _MAX_CONDITIONS: Final = 20
 _MAX_FILTER: Final[dict[Kind, int]] = {
     "runs": 50_000,
     "experiments": 50_000,
-    "models": 2_000,
-    "versions": 2_000,
+    "models": 3_500,
+    "versions": 3_500,
 }
-"""Characters of a filter; the registry's searches are GET requests, whose line has a limit."""
+"""Bytes of a filter on the wire. The registry's searches are GET requests: MLflow 2 takes lines of 4,094."""
+
+_IN_A_URL: Final = frozenset({"models", "versions"})
 
 _RAW: Final = "mlflow."
 _LEGAL_KEY: Final = re.compile(r"[/\w.\- :]+")
@@ -117,7 +120,8 @@ class MlflowPushDown:
         kept: list[str] = []
         length = 0
         for clause in sorted(conjunction.conditions, key=lambda text: (len(text), text)):
-            length += len(clause) + len(" AND ")
+            sent = quote(f" AND {clause}", safe="") if kind in _IN_A_URL else f" AND {clause}"
+            length += len(sent.encode())
             if len(kept) == _MAX_CONDITIONS or length > _MAX_FILTER[kind]:
                 break
             kept.append(clause)
