@@ -143,6 +143,9 @@ def test_full_disk(api: withrun.BaseMlflowApi, bucket: str, tmp_path: Path, smal
             there.log_artifact(lambda path: path.write_bytes(bytes(8 << 20)), "dumped")
         assert "kept" in "".join(getattr(caught.value, "__notes__", []))
         cramped.clean_temp_artifacts()
+        big = tmp_path / "big"
+        big.write_bytes(os.urandom(8 << 20))
+        assert there.log_model_version("m", big, "registered").version == "1"  # its copy fills the disk
         assert there.get_artifact("small").read_text() == "small"
     with pytest.raises(TransferError, match="No space left"):
         run.place_artifact(small_disk / "placed", "big", link=False)
@@ -179,6 +182,23 @@ def test_source_in_the_cache(api: withrun.BaseMlflowApi, bucket: str, tmp_path: 
         run.log_model_version("m", run.get_artifact("a"))
     run.log_artifact(run.place_artifact(tmp_path / "placed", "a", link=False), "b")
     assert run.get_artifact("b").read_text() == "x"
+
+
+def test_options_need_no_server(api: withrun.BaseMlflowApi, tmp_path: Path) -> None:
+    """Options that do online do offline: a source that may become a link stays itself while it waits."""
+    source = tmp_path / "weights"
+    source.write_text("mine")
+    with (
+        api.model_copy(update={"offline_mode": True}) as offline,
+        offline.start_run(offline.get_or_create_exp("errors")) as run,
+    ):
+        run.log_artifact(source, allow_duplication=False)
+        run.log_artifact(source, "kept", keep_the_source=True, allow_duplication=False)
+        run.log_model_version("m", source, "version", allow_duplication=False)
+        assert not source.is_symlink()
+        with pytest.raises(InvalidArgument, match="contradict"):
+            run.log_artifact(source, allow_duplication=False, use_cache=False)
+        assert run.load_artifact(Path.read_text, "weights") == "mine"
 
 
 def test_contradictory_options(api: withrun.BaseMlflowApi, tmp_path: Path) -> None:

@@ -213,6 +213,65 @@ def test_lent_source_survives_newer_copies_and_cleaning(
     one.write_text("writable again")
 
 
+def test_lent_to_a_local_run_is_the_users_own(direct: ArtifactService, run: Run, tmp_path: Path) -> None:
+    """A source of a local run becomes a link to a copy: neither it nor the run ever changes the other."""
+    mine, other, folder = tmp_path / "mine", tmp_path / "other", tmp_path / "folder"
+    mine.write_text("mine")
+    other.write_text("other")
+    folder.mkdir()
+    (folder / "x").write_text("x")
+    direct.log(run, mine, "best", allow_duplication=False)
+    direct.log(run, folder, "d", allow_duplication=False)
+    assert mine.resolve().is_relative_to(tmp_path / "cache")
+    assert mine.stat().st_mode & 0o222 == 0
+    direct.log(run, other, "best")
+    direct.log(run, other, "d/x")
+    assert (mine.read_text(), (folder / "x").read_text()) == ("mine", "x")
+    mine.chmod(0o644)
+    mine.write_text("mine again")
+    assert direct.get(of_run(run, "best")).read_text() == "other"
+    assert (repo(run) / "best").read_text() == "other"
+
+
+def test_files_of_the_run_become_no_links(cached: ArtifactService, run: Run) -> None:
+    """What lies in the run's own folder stays itself, published in its place or in another."""
+    repo(run).mkdir(parents=True)
+    (repo(run) / "f").write_text("x")
+    cached.log(run, repo(run) / "f", "f", allow_duplication=False)
+    cached.log(run, repo(run) / "f", "g", allow_duplication=False)
+    assert not (repo(run) / "f").is_symlink()
+    assert not (repo(run) / "g").is_symlink()
+
+
+@pytest.mark.parametrize("moment", ["rename", "replace"])
+def test_interrupted_while_it_becomes_a_link(
+    cached: ArtifactService, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A folder lies under its own name whenever Ctrl-C comes, and no copy counts as lent that is not."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "x").write_text("x")
+    real = getattr(Path, moment)
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if folder != (path if moment == "rename" else target):
+            return Path(real(path, target))
+        if moment == "rename":
+            real(path, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        cached.log(run, folder, allow_duplication=False)
+    monkeypatch.undo()
+    assert (folder / "x").read_text() == "x"
+    assert not folder.is_symlink()
+    assert str(folder) in "".join(caught.value.__notes__)
+    assert list(tmp_path.glob(".withrun*")) == []
+    cached.clean_all()
+    assert (folder / "x").read_text() == "x"
+
+
 def test_lent_source_survives_a_move_of_its_link(
     cached: ArtifactService, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -459,15 +518,35 @@ def test_no_cache(make: MakeService, run: Run, tmp_path: Path) -> None:
         service.log(run, tmp_path / "f", use_cache=True)
 
 
-def test_cache_that_can_not_be_written(make: MakeService, run: Run, tmp_path: Path) -> None:
-    """What was published and could not be cached says so, and the source stays."""
-    (tmp_path / "cachefile").write_text("no folder")
+@pytest.mark.parametrize("blocked", ["root", "staging"])
+@pytest.mark.parametrize("asked", [True, None])
+def test_cache_that_can_not_be_written(
+    make: MakeService,
+    run: Run,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    blocked: str,
+    asked: bool | None,
+) -> None:
+    """What can't be cached is published and registered; that is an error only if a copy was asked for."""
+    root = tmp_path / "c"
+    if blocked == "staging":
+        root.mkdir()
+    (root / "staging" if blocked == "staging" else root).write_text("no folder")
     (tmp_path / "f").write_text("x")
-    service = make(cache=ArtifactCache(tmp_path / "cachefile"), cache_local_artifacts=True)
-    with pytest.raises(CacheError, match="was published, but could not be cached"):
-        service.log(run, tmp_path / "f", keep_the_source=False)
+    service = make(cache=ArtifactCache(root), cache_local_artifacts=True)
+    options: dict[str, Any] = {"use_cache": asked, "register": lambda: "version 1 of m"}
+    if asked:
+        with pytest.raises(CacheError, match="was published as version 1 of m, but could not be cached"):
+            service.log(run, tmp_path / "f", keep_the_source=False, **options)
+        assert (tmp_path / "f").read_text() == "x"
+    else:
+        service.log(run, tmp_path / "f", keep_the_source=False, **options)
+        service.log(run, lambda path: path.write_text("x"), "g", **options)
+        assert "was published as version 1 of m, but could not be cached" in caplog.text
+        assert not (tmp_path / "f").exists()
+        assert list((tmp_path / "temp").iterdir()) == []
     assert (repo(run) / "f").read_text() == "x"
-    assert (tmp_path / "f").read_text() == "x"
 
 
 def test_empty_folder(cached: ArtifactService, run: Run, tmp_path: Path) -> None:

@@ -370,10 +370,12 @@ class ArtifactCache:
         if not home.is_dir():
             return
         with explained(key, self.root):
-            self.log(key.owner).note(key.path, by=by)
-            for folder, found in self.folders(key.owner):
-                if found is None or found.overlaps(key.path):
-                    self._drop_entry(folder, give_back=give_back)
+            try:
+                self.log(key.owner).note(key.path, by=by)
+            finally:  # removing needs no room on the disk
+                for folder, found in self.folders(key.owner):
+                    if found is None or found.overlaps(key.path):
+                        self._drop_entry(folder, give_back=give_back)
             if not by and os.listdir(home) == [CHANGES]:  # noqa: PTH208 - names are what is compared
                 (home / CHANGES).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # a new pull came

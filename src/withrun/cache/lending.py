@@ -15,7 +15,7 @@ from pathlib import Path
 from withrun.cache.manifest import unprotect
 from withrun.errors import CacheError
 
-__all__ = ["beside", "give_back", "is_lent", "lend", "replace_by_link"]
+__all__ = ["beside", "give_back", "is_lent", "lend"]
 
 _NOTE = "lent"
 _log = logging.getLogger("withrun")
@@ -32,22 +32,41 @@ def lend(content: Path, source: Path) -> None:
             note.write(os.fsencode(source))
     except FileExistsError:
         return  # it is lent to another already, whose note must stay; this one keeps its own
-    replace_by_link(source, content)
+    try:
+        _replace_by_link(source, content)
+    except BaseException:
+        if not source.is_symlink():
+            (version / _NOTE).unlink(missing_ok=True)
+        raise
 
 
-def replace_by_link(source: Path, target: Path) -> None:
-    """Replace the file or folder `source` by a symlink to `target`; at no time is neither there."""
+def _replace_by_link(source: Path, target: Path) -> None:
+    """Replace the file or folder `source` by a symlink to `target`; after any error, one of the two is there.
+
+    Raises:
+        CacheError: it is a link now, and what it was before could not be removed.
+    """
     fresh = beside(source)
-    fresh.symlink_to(target)
-    if source.is_dir():
-        # A link can't be renamed over a folder. Between these two lines the folder has another name beside
-        # its own; it is removed after the link is in place.
-        aside = beside(source)
-        source.rename(aside)
+    # A link can't be renamed over a folder, which has another name beside its own for the moment in between.
+    aside = beside(source) if source.is_dir() else None
+    try:
+        fresh.symlink_to(target)
+        if aside is not None:
+            source.rename(aside)
         fresh.replace(source)
-        shutil.rmtree(aside)
-    else:
-        fresh.replace(source)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        if aside is not None and aside.exists() and not os.path.lexists(source):
+            aside.rename(source)
+        raise
+    if aside is not None:
+        try:
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise CacheError(
+                f"{str(source)!r} is a link to its cached copy now; what it was before could not be removed: "
+                f"{error.strerror or error}. What is left of that is at {str(aside)!r}."
+            ) from error
 
 
 def is_lent(version: Path) -> bool:
@@ -83,9 +102,15 @@ def give_back(version: Path) -> None:
         else:
             _link_or_copy(str(content), str(fresh))
         unprotect(fresh)
-        if fresh.is_dir():
-            link.unlink()
-        fresh.replace(link)
+        if not fresh.is_dir():
+            fresh.replace(link)
+        else:
+            try:
+                link.unlink()
+                fresh.rename(link)
+            finally:
+                if not os.path.lexists(link):
+                    link.symlink_to(content)
     except OSError as error:
         raise CacheError(
             f"Can't put back what {str(link)!r} links to, {str(content)!r} in the cache: "

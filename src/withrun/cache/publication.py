@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from withrun.cache.failures import explained
 from withrun.cache.layout import Key
 from withrun.cache.locks import reading, removing
+from withrun.errors import CacheError
 
 if TYPE_CHECKING:
     from withrun.cache.artifacts import ArtifactCache
@@ -54,6 +55,7 @@ class Publication:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._not_forgotten: CacheError | None = None
 
     def __enter__(self) -> Publication:
         if self._copy is not None:
@@ -86,12 +88,38 @@ class Publication:
             self._failure = error  # no reason not to publish
 
     def published(self) -> None:
-        """Say that the upload is over, well or not."""
+        """Say that the upload is over, well or not. What goes wrong with that is raised by `check`."""
         self._published = True
         # Another one may have pulled in between.
-        self._cache.forget(self._key, by=self._by)
+        if not self._forget() and self._thread is not None:
+            self._discard(self._thread)  # it may be what takes the room
+            self._forget()
         self._end = self._log.mark()
         self._disturbed = self._log.concerns(self._start, self._key.path, but=self._by)
+
+    def _forget(self) -> bool:
+        try:
+            self._cache.forget(self._key, by=self._by)
+        except CacheError as error:
+            self._not_forgotten = error
+            return False
+        self._not_forgotten = None
+        return True
+
+    def _discard(self, thread: threading.Thread) -> None:
+        self._stop.set()
+        thread.join()
+        self._failure = self._failure or self._not_forgotten
+        shutil.rmtree(self._home / "content", ignore_errors=True)
+
+    def check(self) -> None:
+        """Raise if others may still be served what they pulled before this was published.
+
+        Raises:
+            CacheError: the cache can't be written.
+        """
+        if self._not_forgotten is not None:
+            raise self._not_forgotten
 
     def adopt(self, holds: Callable[[], bool]) -> Path | None:
         """Serve the copy from now on, and return its path; None if it may not be what the repo holds.
@@ -120,6 +148,7 @@ class Publication:
             copy(self._home / "content" / self._key.name, self._check)
         except BaseException as error:  # noqa: BLE001 - raised where the copy is asked for
             self._failure = error
+            shutil.rmtree(self._home / "content", ignore_errors=True)  # the disk may be full
 
     def _check(self) -> None:
         if self._stop.is_set():

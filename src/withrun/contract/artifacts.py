@@ -41,11 +41,15 @@ class ArtifactsContract(ABC):
             source: a path, or a callback that is given a path to write to.
             path_in_run: plain relative POSIX path; default is the source's own name. A callback has none.
             keep_the_source: default True for a path, False for a callback.
-            allow_duplication: if False, the source may become a link into the cache to save disk; default
-                True when the source is kept and the run's folder is local.
-            use_cache: keep a copy in the cache; default True when the run's folder is remote.
+            allow_duplication: if False, the source may become a link to its copy in the cache to save disk;
+                default True when the source is kept and the run's folder is local. No later call changes what
+                the link leads to, and cleaning the cache gives the source back. What waits for the server
+                stays as it is.
+            use_cache: keep a copy in the cache; default True when the run's folder is remote, or the source
+                may become a link. If it can't be kept, a warning says why; with True, that is an error.
 
         Raises:
+            CacheError: it was published, but not cached though `use_cache` is True.
             IllegalPath: `path_in_run` is absolute, empty or climbs.
             FailedToPublishArtifact: names the source, or what the callback wrote, which is kept.
         """

@@ -99,14 +99,18 @@ class ArtifactService:
         keep_the_source: bool | None = None,
         allow_duplication: bool | None = None,
         use_cache: bool | None = None,
-        register: Callable[[], None] | None = None,
+        register: Callable[[], str | None] | None = None,
         at_root: bool = False,
     ) -> Location:
         """Publish a file or folder to a run; adds and replaces file by file, deletes nothing.
 
         All that can be judged without the store (options, paths, the source) is judged before anything
         happens. What is published can be registered by `register`, which is done before anything becomes of
-        the source: if it fails, that is kept. With `at_root`, what a folder holds goes to the run's root.
+        the source: if it fails, that is kept. It returns as what, in words for errors. With `at_root`, what a
+        folder holds goes to the run's root.
+
+        A copy that can't be cached is an error if it was asked for; else a warning says why, and the artifact
+        is pulled when it is first asked for.
 
         Returns:
             where it lies now.
@@ -115,7 +119,8 @@ class ArtifactService:
             InvalidArgument: the options contradict one another.
             IllegalPath: `path_in_run` is absolute, climbs, or is empty for a dumper.
             ArtifactNotFound: there is no source.
-            CacheError: the source is in the cache; or it was published, and could not be cached.
+            CacheError: the source is in the cache; or it was published, and could not be cached though
+                `use_cache` is True, or not be removed.
             FailedToPublishArtifact: names the source, or what the dumper wrote, which is kept.
             OfflineError: the API is offline.
         """
@@ -125,7 +130,6 @@ class ArtifactService:
         if spool is not None:
             where = of_run_id(run.id, str(spool.folder), where.path)
             register = register or partial(spool.add, where.path)
-            use_cache = use_cache or False  # it lies on this machine already
         elif self._offline:
             raise OfflineError(
                 f"Can't publish {where}: this API is offline, and the run was started on the server. Use an "
@@ -133,8 +137,8 @@ class ArtifactService:
             )
         choices = choose(
             dumper=path is None,
-            # What waits in a spool is to go elsewhere: nothing may link to it.
-            local=where.is_local and spool is None,
+            local=where.is_local,
+            waits=spool is not None,
             cache_exists=self._cache is not None,
             cache_local=self._cache_local,
             keep_the_source=keep_the_source,

@@ -11,17 +11,26 @@ __all__ = ["Choices", "choose"]
 
 @dataclass(frozen=True)
 class Choices:
-    """What becomes of a source: `keep` it, `use_cache` for a copy, make it a `link` to the copy."""
+    """What becomes of a source.
+
+    Attributes:
+        keep: it stays.
+        use_cache: a copy of it is kept in the cache.
+        link: it becomes a link to that copy.
+        needs_cache: the copy was asked for, not just chosen, so that it is an error if there can be none.
+    """
 
     keep: bool
     use_cache: bool
     link: bool
+    needs_cache: bool
 
 
 def choose(
     *,
     dumper: bool,
     local: bool,
+    waits: bool,
     cache_exists: bool,
     cache_local: bool,
     keep_the_source: bool | None,
@@ -31,7 +40,18 @@ def choose(
     """Settle the three options of publishing; what is not said is chosen so that it does the sensible thing.
 
     A source becomes a link only if `allow_duplication=False` was said: by default nothing of the user's
-    changes but by what they asked for.
+    changes but by what they asked for. It becomes one to a copy in the cache, which nobody publishes over,
+    never to what lies in a run; where there is no copy to lead to, it stays itself.
+
+    Args:
+        dumper: whether the source is what a callback wrote.
+        local: whether it is published to this machine's file system.
+        waits: whether it waits there to be published elsewhere.
+        cache_exists: whether the API has a cache.
+        cache_local: whether local repos are cached.
+        keep_the_source: as the caller said; None if they did not.
+        allow_duplication: the same.
+        use_cache: the same.
 
     Raises:
         InvalidArgument: what was said contradicts itself.
@@ -47,6 +67,7 @@ def choose(
             "keep_the_source=True, allow_duplication=False and use_cache=False contradict one another: "
             "without a duplicate, the kept source would be a link into the cache. Leave one of them out."
         )
+    needs_cache = use_cache is True
     if use_cache is None:
-        use_cache = cache_exists and (cache_local or not local)
-    return Choices(keep=keep, use_cache=use_cache, link=link)
+        use_cache = cache_exists and not waits and (cache_local or not local or link)
+    return Choices(keep=keep, use_cache=use_cache, link=link and use_cache, needs_cache=needs_cache)

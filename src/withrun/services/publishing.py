@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from withrun.cache.artifacts import ArtifactCache
-from withrun.cache.lending import replace_by_link
 from withrun.cache.publication import Publication
 from withrun.errors import (
     ArtifactNotFound,
@@ -26,7 +26,7 @@ from withrun.services.local_files import replicate
 from withrun.services.location import Location
 from withrun.services.notes import add_note
 from withrun.services.source import Snapshot, remove
-from withrun.transfer.urls import redact
+from withrun.transfer.urls import local_path, redact
 
 if TYPE_CHECKING:
     import httpx
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from withrun.transfer.file_transfer import FileTransfer
 
 __all__ = ["Publisher", "pull"]
+
+_log = logging.getLogger("withrun")
 
 
 def pull(
@@ -74,12 +76,13 @@ class Publisher:
     where: Location
     choices: Choices
 
-    def publish(self, source: Path, register: Callable[[], None] | None = None) -> None:
+    def publish(self, source: Path, register: Callable[[], str | None] | None = None) -> None:
         """Publish the file or folder `source`, then cache, link or remove it as was chosen.
 
         Args:
             source: what to publish.
-            register: done once all of it is in the repo, before anything becomes of the source.
+            register: done once all of it is in the repo, before anything becomes of the source; returns as
+                what, in words.
         """
         self._check(source)
         snapshot = self._look(source)
@@ -99,9 +102,8 @@ class Publisher:
                 raise
             if publication is not None:
                 publication.published()
-            if register is not None:
-                self._register(source, register)
-            self._settle(snapshot, publication)
+            registered = None if register is None else self._register(source, register)
+            self._settle(snapshot, publication, registered)
 
     @contextlib.contextmanager
     def _publication(self, snapshot: Snapshot) -> Iterator[Publication | None]:
@@ -127,9 +129,9 @@ class Publisher:
                 source=source,
             ) from error
 
-    def _register(self, source: Path, register: Callable[[], None]) -> None:
+    def _register(self, source: Path, register: Callable[[], str | None]) -> str | None:
         try:
-            register()
+            return register()
         except Exception as error:
             raise FailedToPublishArtifact(
                 f"{self.where} was published, but could not be registered: {error}\n"
@@ -156,50 +158,70 @@ class Publisher:
                 "Leave out keep_the_source=False."
             )
 
-    def _settle(self, snapshot: Snapshot, publication: Publication | None) -> None:
-        """Do what was chosen with what is published; an error says that it is."""
+    def _settle(self, snapshot: Snapshot, publication: Publication | None, registered: str | None) -> None:
+        """Do what was chosen with what is published; what goes wrong with that says that it is."""
         source = snapshot.source
-        missed = "could not be cached"
+        done = f"{self.where} was published" + (f" as {registered}" if registered else "")
         try:
-            copy = None
-            if self.cache is not None and publication is not None and self.choices.use_cache:
-                copy = self._cache_published(snapshot, self.cache, publication)
+            copy = self._cache(snapshot, publication, done)
             if self.choices.link:
-                missed = "its source could not be replaced by a link"
-                self._link(snapshot, copy)
+                self._link(snapshot, copy, done)
             elif not self.choices.keep:
-                missed = "its source could not be removed"
-                remove(snapshot)
-        except Exception as error:
-            raise CacheError(
-                f"{self.where} was published, but {missed}. {error}\n"
-                f"Publishing it again is not needed. {_kept(source)}"
-            ) from error
+                self._remove(snapshot, done)
+        except Exception:
+            raise
         except BaseException as error:
-            add_note(error, f"{self.where} was published before this. {_kept(source)}")
+            add_note(error, f"{done} before this. {_kept(source)}")
             raise
 
-    def _link(self, snapshot: Snapshot, copy: Path | None) -> None:
-        """Make the source a link to its copy in the cache or, uncached, in the local repo."""
-        # In a folder that the repo holds more in, a link would show more than the source: it stays itself.
-        # So it does if it changed meanwhile, or is a link already, to what the user wants it to lead to.
-        if snapshot.source.is_symlink():
-            return
+    def _cache(self, snapshot: Snapshot, publication: Publication | None, done: str) -> Path | None:
+        """Keep a copy of what was published, if that was chosen; gives it if it was made of the source."""
+        if self.cache is None or publication is None:
+            return None
+        try:
+            publication.check()
+            return (
+                self._cache_published(snapshot, self.cache, publication) if self.choices.use_cache else None
+            )
+        except Exception as error:
+            if self.choices.needs_cache:
+                raise CacheError(
+                    f"{done}, but could not be cached. {error}\n"
+                    f"Publishing it again is not needed. {_kept(snapshot.source)}"
+                ) from error
+            # What was published is: its caller is to go on, and a copy can be pulled any time.
+            _log.warning(
+                "%s, but could not be cached; it is pulled when it is first asked for. %s", done, error
+            )
+            return None
+
+    def _remove(self, snapshot: Snapshot, done: str) -> None:
+        try:
+            remove(snapshot)
+        except Exception as error:
+            raise CacheError(
+                f"{done}, but its source could not be removed. {error}\n"
+                f"Publishing it again is not needed. {_kept(snapshot.source)}"
+            ) from error
+
+    def _link(self, snapshot: Snapshot, copy: Path | None, done: str) -> None:
+        """Make the source a link to its copy in the cache."""
+        # It stays itself if it changed meanwhile, is a link already, to what the user wants it to lead to, or
+        # is one of the run's own files, whose links must not lead out of the run.
         source = snapshot.source.absolute()
-        if copy is not None and self.cache is not None:
+        if copy is None or self.cache is None or source.is_symlink() or self._is_in_run(source):
+            return
+        try:
             # What was copied is compared, not assumed: a user's own file is at stake.
             files = {file.relative: file.path for file in snapshot.tree.files}
             if self.cache.equals(copy, files) and snapshot.holds():
                 self.cache.lend(copy, source)
-        elif not self.choices.use_cache:
-            repo = self.where.local()
-            if (
-                repo is not None
-                and source.resolve() != repo.resolve()
-                and self._repo_equals(snapshot)
-                and snapshot.holds()
-            ):
-                replace_by_link(source, repo)
+        except Exception as error:  # noqa: BLE001 - it may become a link, and need not
+            _log.warning("%s, but its source could not be replaced by a link. %s", done, error)
+
+    def _is_in_run(self, source: Path) -> bool:
+        root = local_path(self.where.root)
+        return root is not None and source.resolve().is_relative_to(root.resolve())
 
     def _cache_published(
         self, snapshot: Snapshot, cache: ArtifactCache, publication: Publication
