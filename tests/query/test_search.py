@@ -155,7 +155,7 @@ class Pages:
     def entities(self, records: Sequence[Any]) -> Sequence[Any]:
         return records
 
-    def complete(self, entity: Any) -> Any:
+    def complete(self, entity: Any, only: Any = None) -> Any:
         return entity
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from withrun.backend import Backend, ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
 from withrun.keys import unflatten
-from withrun.previews import Preview, make_preview
+from withrun.previews import Preview, PreviewText, make_preview, parse_preview
 from withrun.providers.mlflow.pushdown import MlflowPushDown
 from withrun.query.documents import as_document
 from withrun.query.fields import Kind
@@ -158,10 +158,11 @@ class World:
             complete(data, self._whole)
         return data
 
-    def complete(self, entity: Any) -> Any:
-        """Put whole texts in the place of previews."""
+    def complete(self, entity: Any, only: PreviewText | None = None) -> Any:
+        """Put whole texts in the place of previews, or of one."""
+        wanted = None if only is None else parse_preview(only)
         for data in (entity.tags, getattr(entity, "params", {})):
-            complete(data, self._whole)
+            complete(data, lambda preview: self._whole(preview) if wanted in (None, preview) else None)
         return entity
 
     def entities(self, kind: Kind, *, whole: bool = False) -> Any:

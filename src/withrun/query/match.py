@@ -24,7 +24,14 @@ from typing import Any, Final, TypeAlias
 from withrun.query.language import And, Condition, ElemMatch, Node, Nor, Not, Or
 from withrun.query.order import MISSING, NULL, NUMBER, STRING, order_key, rank
 from withrun.query.paths import Reached, resolver
-from withrun.query.previews import PreviewText, Undecided, may_be_array, may_pass
+from withrun.query.previews import (
+    PreviewText,
+    Undecided,
+    document_may_pass,
+    may_be_array,
+    may_pass,
+    preview_in,
+)
 
 __all__ = ["Predicate", "compile_query"]
 
@@ -54,15 +61,15 @@ def compile_query(node: Node) -> Predicate:
 
 def _all(tests: list[Predicate]) -> Predicate:
     def run(document: Any) -> bool:
-        undecided = False
+        undecided = None
         for test in tests:
             try:
                 if not test(document):
                     return False
-            except Undecided:  # noqa: PERF203 - another may be false, and then this one need not be known
-                undecided = True
+            except Undecided as exc:  # noqa: PERF203 - another may be false, and this one need not be known
+                undecided = undecided or exc
         if undecided:
-            raise Undecided
+            raise undecided
         return True
 
     return run
@@ -70,15 +77,15 @@ def _all(tests: list[Predicate]) -> Predicate:
 
 def _any(tests: list[Predicate]) -> Predicate:
     def run(document: Any) -> bool:
-        undecided = False
+        undecided = None
         for test in tests:
             try:
                 if test(document):
                     return True
-            except Undecided:  # noqa: PERF203 - another may be true, and then this one need not be known
-                undecided = True
+            except Undecided as exc:  # noqa: PERF203 - another may be true, and this one need not be known
+                undecided = undecided or exc
         if undecided:
-            raise Undecided
+            raise undecided
         return False
 
     return run
@@ -135,7 +142,10 @@ def _on_values(condition: Condition) -> Predicate:
         for value, expand in reach(document):
             if type(value) is PreviewText:
                 if may_pass(value, operator, operand):
-                    raise Undecided
+                    raise Undecided(value)
+            elif type(value) is dict and (inside := preview_in(value)) is not None:
+                if document_may_pass(value, operator, operand):
+                    raise Undecided(inside)
             elif test(value):
                 return True
             elif expand and type(value) in (list, tuple):
@@ -155,8 +165,9 @@ def _on_whole(path: str, test: Predicate, *, of_arrays: bool = True) -> Predicat
 
     def run(document: Any) -> bool:
         found: list[Reached] = reach(document)
-        if of_arrays and any(type(value) is PreviewText and may_be_array(value) for value, _ in found):
-            raise Undecided
+        for value, _ in found:
+            if of_arrays and type(value) is PreviewText and may_be_array(value):
+                raise Undecided(value)
         return any(test(value) for value, _ in found)
 
     return run

@@ -87,7 +87,7 @@ def resolver(path: str) -> Resolver:
                 if isinstance(item, Mapping):
                     walk(item, at, found, picked=False)
         elif type(value) is PreviewText and may_hold_documents(value):
-            raise Undecided
+            raise Undecided(value)
         elif not picked:  # below a scalar in an array there is nothing, not even a missing field
             found.append(_NOT_THERE[0])
 

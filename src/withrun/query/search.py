@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +26,7 @@ from withrun.errors import InvalidArgument, MissingDependency, ServerError
 from withrun.query.documents import as_document, flat_row
 from withrun.query.paging import PageSizes
 from withrun.query.plan import Plan, Search
-from withrun.query.previews import Undecided
+from withrun.query.previews import PreviewText, Undecided, as_texts
 from withrun.query.sorting import sort, sort_key
 
 if TYPE_CHECKING:
@@ -67,8 +67,13 @@ class PageSource(Protocol[R, E]):
         Best made one by one as they are read: most are looked at and dropped.
         """
 
-    def complete(self, entity: E) -> E:
-        """The entity of a match, with what was left out of those that are only looked at."""
+    def complete(self, entity: E, only: PreviewText | None = None) -> E:
+        """The entity of a match, with what was left out of those that are only looked at.
+
+        Args:
+            entity: as `entities` gave it.
+            only: fetch what this preview stands for, and nothing else.
+        """
 
 
 @dataclass(frozen=True)
@@ -166,17 +171,26 @@ class _Stream(Generic[R, E]):
     def _matches(self, records: Sequence[R]) -> Iterator[_Found[E]]:
         source = self.source
         for record, entity in zip(records, source.entities(records), strict=True):
-            try:
-                found, place = self._judge(entity)
-            except Undecided:
-                entity = source.complete(entity)
-                found, place = self._judge(entity)
+            fetched: set[PreviewText] = set()
+            while True:
+                try:
+                    found, place = self._judge(entity, fetched)
+                    break
+                except Undecided as exc:
+                    # One long value after another: what one says may make the next one needless.
+                    entity = source.complete(entity, exc.preview)
+                    fetched.add(exc.preview)
             if found:
                 yield _Found(source.identity(record), source.natural(record), entity, place)
 
-    def _judge(self, entity: E) -> tuple[bool, tuple[Any, ...]]:
-        """Whether it is a match, and if so its place in the sorting."""
+    def _judge(self, entity: E, fetched: Collection[PreviewText]) -> tuple[bool, tuple[Any, ...]]:
+        """Whether it is a match, and if so its place in the sorting.
+
+        A preview that is still there although it was fetched is all that is left of a value.
+        """
         document = as_document(entity)
+        if fetched:
+            document = as_texts(document, fetched)
         matches = self.plan.matches
         found = matches is None or matches(document)
         return found, self.place(document) if found else ()

@@ -14,7 +14,7 @@ from withrun.errors import InvalidArgument
 from withrun.query.fields import Kind, check_path
 from withrun.query.order import order_key
 from withrun.query.paths import resolver
-from withrun.query.previews import PreviewText, Undecided
+from withrun.query.previews import PreviewText, Undecided, preview_in
 
 __all__ = ["SortKey", "Sorting", "parse_sorting", "sort", "sort_key"]
 
@@ -90,8 +90,8 @@ def sort_key(sorting: Sorting) -> SortKey:
         for reach, direction in fields:
             keys: list[tuple[Any, ...]] = []
             for value, expand in reach(document):
-                if type(value) is PreviewText:
-                    raise Undecided
+                if type(value) in (PreviewText, dict) and (preview := preview_in(value)) is not None:
+                    raise Undecided(preview)
                 if expand and type(value) in (list, tuple):
                     keys.extend(map(order_key, value))
                     if not value:

@@ -9,6 +9,7 @@ from withrun.backend import Backend, ExperimentRecord, Page
 from withrun.query.documents import as_document
 from withrun.query.fields import Kind
 from withrun.query.plan import Plan, Search
+from withrun.query.previews import PreviewText, as_texts
 
 __all__ = ["BackendSource", "ListSource"]
 
@@ -33,7 +34,7 @@ class BackendSource(Generic[R, E]):
             record has must be in the entity, for the store may have sorted by it.
         experiment: makes the entity of an experiment's record; needed for runs. It is given every record that
             a search comes across, so that `build` need not fetch these.
-        complete: adds to a match what `build` left out, such as long values.
+        complete: adds to a match what `build` left out, such as long values; or what one preview stands for.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class BackendSource(Generic[R, E]):
         build: Callable[[Sequence[R]], Iterable[E]],
         *,
         experiment: Callable[[ExperimentRecord], Any] | None = None,
-        complete: Callable[[E], E] | None = None,
+        complete: Callable[[E, PreviewText | None], E] | None = None,
     ) -> None:
         self.backend = backend
         self.kind = kind
@@ -85,7 +86,8 @@ class BackendSource(Generic[R, E]):
         if self._experiment is None:
             return True
         entity = self._experiment(record)
-        return plan.in_experiments is None or plan.in_experiments({"exp": as_document(entity)})
+        # Nothing is kept beside an experiment's tags: one that reads like a preview is a text.
+        return plan.in_experiments is None or plan.in_experiments({"exp": as_texts(as_document(entity))})
 
     def page(self, search: Search, experiments: tuple[str, ...], size: int, token: str) -> Page[R]:
         """Fetch a page; sizes are cut to what the store allows."""
@@ -114,9 +116,9 @@ class BackendSource(Generic[R, E]):
         """The entities of a page."""
         return self._build(records)
 
-    def complete(self, entity: E) -> E:
-        """The entity, with what was left out."""
-        return entity if self._complete is None else self._complete(entity)
+    def complete(self, entity: E, only: PreviewText | None = None) -> E:
+        """The entity, with what was left out, or with what one preview stands for."""
+        return entity if self._complete is None else self._complete(entity, only)
 
 
 _IDENTITIES: Final[Mapping[Kind, Callable[[Any], Hashable]]] = {
@@ -191,6 +193,6 @@ class ListSource(Generic[E]):
         """They are entities already."""
         return records
 
-    def complete(self, entity: E) -> E:
+    def complete(self, entity: E, only: PreviewText | None = None) -> E:
         """They are whole already."""
         return entity

@@ -13,7 +13,7 @@ import msgspec
 from withrun.backend import ExperimentRecord, KeyValue, ModelRecord, RunRecord, VersionRecord
 from withrun.errors import ServerError
 from withrun.keys import unflatten
-from withrun.previews import Preview
+from withrun.previews import Preview, PreviewText, parse_preview
 from withrun.schema import Experiment, Model, ModelVersion, Run, RunStatus
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
@@ -64,10 +64,15 @@ class EntityBuilder:
         )
         return self.complete(run) if whole else run
 
-    def complete(self, run: Run) -> Run:
-        """A run with its long values, which `whole=False` left out."""
+    def complete(self, run: Run, only: PreviewText | None = None) -> Run:
+        """A run with its long values, which `whole=False` left out; or with what one preview stands for."""
+        wanted = None if only is None else parse_preview(only)
+
+        def whole(preview: Preview) -> str | None:
+            return self._whole(run, preview) if wanted in (None, preview) else None
+
         for texts in (run.tags, run.params):
-            complete(texts, lambda preview: self._whole(run, preview))
+            complete(texts, whole)
         return run
 
     def model(self, record: ModelRecord) -> Model:

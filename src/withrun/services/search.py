@@ -16,6 +16,7 @@ from withrun.backend import (
 from withrun.errors import CacheError, InvalidArgument
 from withrun.query.fields import Kind
 from withrun.query.plan import Plan, make_plan
+from withrun.query.previews import PreviewText
 from withrun.query.pushing import PushDown
 from withrun.query.search import PageSource, Results
 from withrun.query.sources import BackendSource, ListSource
@@ -196,9 +197,9 @@ class SearchService:
         runs = parents.runs(r.run_id for r in records if r.run_id)
         return [self._models.joined(r, models[r.name], runs.get(r.run_id)) for r in records]
 
-    def _complete_version(self, version: ModelVersion) -> ModelVersion:
+    def _complete_version(self, version: ModelVersion, only: PreviewText | None = None) -> ModelVersion:
         if version.run is not None:
-            self._runs.complete(version.run)
+            self._runs.complete(version.run, only)
         return version
 
 
