@@ -33,10 +33,12 @@ from withrun.keys import RAW_PREFIX, flatten, leaves, put, shortened, unflatten
 from withrun.previews import Preview, PreviewText, is_preview, parse_preview
 
 __all__ = [
+    "as_datetime",
     "complete",
     "decode",
     "encode",
     "from_texts",
+    "in_microseconds",
     "metric_from_store",
     "metric_value",
     "metrics_to_floats",
@@ -46,6 +48,7 @@ __all__ = [
 _JSON_SPACE = " \t\n\r"
 _JSON_START = frozenset('-0123456789"tfn[{NI' + _JSON_SPACE)
 _JSON_DELIMITED = frozenset('"[{')
+_FINER = ("M8[ns]", "M8[ps]", "M8[fs]", "M8[as]")
 _NEEDS_ESCAPE = re.compile("[\x00\ud800-\udfff]")  # no store or wire format takes these as they are
 
 # A store without infinities keeps the largest double in their place (MLflow's SQL store does).
@@ -125,7 +128,8 @@ def _plain(value: Any, key: str) -> Any:
         case float():
             return float(value)
         case dt.datetime():
-            return {"$date": _iso(value)}
+            moment = as_datetime(value)
+            return None if moment is None else {"$date": _iso(moment)}
         case dt.date() | dt.time():
             return value.isoformat()
         case Mapping():
@@ -148,6 +152,7 @@ def _plain_object(value: Any, key: str) -> Any:
         return _plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, key)
     # Arrays, scalars and tensors of numpy, pandas and torch, and pydantic models: asked by what they can
     # do, so that none of these packages is imported.
+    value = in_microseconds(value)
     for method in ("model_dump", "tolist", "item"):
         convert = getattr(value, method, None)
         if callable(convert) and not isinstance(value, type):
@@ -155,6 +160,23 @@ def _plain_object(value: Any, key: str) -> Any:
     raise InvalidArgument(
         f"{key!r} is of type {type(value).__name__}, which has no JSON form; log a part of it, or str() of it"
     )
+
+
+def as_datetime(value: dt.datetime) -> dt.datetime | None:
+    """The moment without what a subclass adds, such as the nanoseconds of pandas, whose NaT is None."""
+    if type(value) is dt.datetime:
+        return value
+    if value != value:
+        return None
+    day, clock = (value.year, value.month, value.day), (value.hour, value.minute, value.second)
+    return dt.datetime(*day, *clock, value.microsecond, tzinfo=value.tzinfo, fold=value.fold)
+
+
+def in_microseconds(value: Any) -> Any:
+    """The value; times of numpy's that are finer, and would become numbers, in the unit of datetimes."""
+    unit = getattr(getattr(value, "dtype", None), "str", "")
+    numpys = type(value).__module__ == "numpy" and isinstance(unit, str)
+    return value.astype("datetime64[us]") if numpys and unit[1:] in _FINER else value
 
 
 def _json_key(key: Any, path: str) -> str:

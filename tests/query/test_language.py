@@ -56,6 +56,19 @@ EXPERIMENT = Experiment(id="7", name="e")
         ("runs", {"params.a": {"$elemMatch": {"$bad": 1}}}, ["'$bad'"]),
         ("runs", {"params.a": object()}, ["no field can hold"]),
         ("runs", {"params.a": {1: 2}}, ["no strings"]),
+        ("runs", {"params.a": {"$in": "abc"}}, ["$in", "list"]),
+        ("runs", {"params.a": {"$in": iter([1])}}, ["$in", "list"]),
+        ("runs", {"params.a": {"$type": "string"}}, ["$type is not supported", "Supported: $all"]),
+        ("runs", {"params.a": {"$mod": [2, 0]}}, ["$mod is not supported", "$elemMatch"]),
+        ("runs", {"$expr": {}}, ["$expr is not supported", "$and, $nor, $or"]),
+        ("runs", {"metrics.loss": {"lt": 1}}, ["'$lt'", "dollar sign", "'metrics.loss.lt'"]),
+        ("versions", {"run.start_time": {"gt": 1, "lt": 2}}, ["'$gt'", "'$lt'", "dollar sign"]),
+        ("runs", {"name": {"regex": "a"}}, ["'$regex'", "dollar sign"]),
+        ("runs", {"params.": 1}, ["'params.'", "names no key", "'params'"]),
+        ("runs", {"exp.tags.": 1}, ["names no key"]),
+        ("runs", {"status": "Finished"}, ["'Finished'", "did you mean 'FINISHED'"]),
+        ("runs", {"status": {"$nin": ["FAILED", "done"]}}, ["'done'", "Valid: FAILED"]),
+        ("versions", {"run.status": {"$ne": "killed"}}, ["did you mean 'KILLED'"]),
     ],
 )
 def test_a_mistake_is_an_error_that_names_it(kind: Kind, query: Any, words: list[str]) -> None:
@@ -94,6 +107,22 @@ def test_a_query_nested_within_itself_is_refused() -> None:
 def test_entities_and_enums_stand_for_what_identifies_them(query: Any, kind: Kind, expected: object) -> None:
     """An entity is compared by its identifier, a status by its name."""
     assert parse(query, kind) == expected
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"metrics.batch": {"size": 3}},
+        {"params.range": {"lt": 1, "gt": 0}},
+        {"tags.status": "Finished"},
+        {"status": {"$gt": "F"}},
+        {"params.a": {"$elemMatch": {"status": "done"}}},
+        {"params..a.": 1},
+    ],
+)
+def test_what_only_looks_like_a_mistake_is_taken(query: Any) -> None:
+    """Documents with keys like operators, and tags named like fields, are what they are where they can be."""
+    parse(query, "runs")
 
 
 def test_numpy_scalars_are_taken_for_their_values() -> None:

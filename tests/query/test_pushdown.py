@@ -117,7 +117,7 @@ RUN_CONDITIONS = st.one_of(
     st.sampled_from(["start_time", "end_time"]).flatmap(
         lambda path: condition(path, st.one_of(moments, odd))
     ),
-    condition("status", st.sampled_from([*STATUSES, "running", None, 1])),
+    condition("status", st.sampled_from([*STATUSES, None, 1])),
     condition("name", st.sampled_from(["base", "Base-1", "it's", "a\\b", "é", 'q"q', "base_2", None, 1])),
     st.sampled_from(["exp.id", "exp.name", "exp.tags.kind", "exp.tags.team"]).flatmap(
         lambda path: condition(

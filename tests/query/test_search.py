@@ -171,7 +171,7 @@ def test_results_stream() -> None:
 def test_a_limit_sizes_the_pages() -> None:
     """Ten results take a page of ten where the store answers exactly, and few pages where it does not."""
     source = Pages(100_000)
-    assert len(list(Results(plan({"status": {"$ne": "x"}}), lambda: source).limit(10))) == 10
+    assert len(list(Results(plan({"status": {"$ne": "KILLED"}}), lambda: source).limit(10))) == 10
     assert source.asked == [10]
     source = Pages(100_000)
     assert len(list(Results(plan({"name": {"$ne": "n1"}}), lambda: source, limit=10))) == 10
@@ -194,10 +194,10 @@ def test_pages_grow_with_what_the_store_gives() -> None:
 def test_a_large_limit_is_fetched_in_pages() -> None:
     """Where the store answers exactly, the pages add up to the limit, and none is fetched in vain."""
     source = Pages(100_000)
-    assert len(list(Results(plan({"status": {"$ne": "x"}}), lambda: source, limit=4500))) == 4500
+    assert len(list(Results(plan({"status": {"$ne": "KILLED"}}), lambda: source, limit=4500))) == 4500
     assert source.asked == [1000, 3500]
     source = Pages(100_000, drift=5)  # what comes twice is made up for
-    found = list(Results(plan({"status": {"$ne": "x"}}), lambda: source, limit=4500))
+    found = list(Results(plan({"status": {"$ne": "KILLED"}}), lambda: source, limit=4500))
     assert [item["id"] for item in found] == [str(n) for n in range(4500)]
 
 

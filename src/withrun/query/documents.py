@@ -7,6 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from withrun.keys import leaves
+from withrun.query.fields import REFERENCES
+
 __all__ = ["as_document", "flat_row"]
 
 
@@ -24,13 +27,15 @@ def as_document(entity: Any) -> dict[str, Any]:
 
 
 def flat_row(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document as one row of a table: keys joined by dots, lists left whole."""
-    return dict(_leaves(document, ""))
+    """An entity's document as a row of a table: keys joined by dots; lists and empty dicts are left whole."""
+    return dict(_cells(document, ""))
 
 
-def _leaves(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _cells(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for field, value in document.items():
+        if not isinstance(value, Mapping):
+            yield f"{prefix}{field}", value
+        elif field in REFERENCES:
+            yield from _cells(value, f"{prefix}{field}.")
+        else:  # params and the like: an empty one has no cells, but an empty dict in it is a value
+            yield from leaves(value, f"{prefix}{field}.", "key")

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from withrun import schema
 from withrun.errors import InvalidArgument
 
-__all__ = ["KINDS", "REFERENCES", "Kind", "check_path", "nearest"]
+__all__ = ["KINDS", "REFERENCES", "Kind", "check_path", "field_of", "nearest"]
 
 Kind: TypeAlias = Literal["runs", "experiments", "models", "versions"]
 """What is searched, in the words of `FilterGrammar.max_results`."""
@@ -62,6 +62,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"{hint}Valid: {', '.join(words)}."
 
 
+def field_of(path: str) -> str:
+    """The field that a path leads to or into: `params` of `run.params.lr`, `name` of `run.exp.name`."""
+    parts = path.split(".")
+    return next((part for part in parts if part not in REFERENCES), parts[-1])
+
+
 def check_path(path: str, kind: Kind) -> None:
     """Raise `InvalidArgument` for a path that no entity of that kind has."""
     entity: type[BaseModel] = KINDS[kind]
@@ -76,6 +82,10 @@ def check_path(path: str, kind: Kind) -> None:
             hint = instead or nearest(asked, (prefix + name for name in children))
             raise InvalidArgument(f"query on {kind}: no field {asked!r} in {path!r}; {hint}")
         if child == "free":
+            if parts[at + 1 :] == [""]:
+                raise InvalidArgument(
+                    f"query on {kind}: {path!r} names no key; {path + 'KEY'!r} would, {path[:-1]!r} is all."
+                )
             return
         if child == "leaf":
             if at + 1 < len(parts):

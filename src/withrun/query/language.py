@@ -12,16 +12,17 @@ Beyond MongoDB's language, an entity, a handle or an identifier may stand where 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
-from enum import Enum
 from itertools import takewhile
 from typing import Any, Final, TypeAlias
 
 from withrun.errors import InvalidArgument
-from withrun.query.fields import REFERENCES, Kind, check_path, nearest
-from withrun.query.order import MAX_DEPTH, REGEX, aware, rank
+from withrun.keys import shortened
+from withrun.query.fields import REFERENCES, Kind, check_path, field_of, nearest
+from withrun.query.operands import listed, pattern, readings
+from withrun.query.order import MAX_DEPTH, REGEX, rank
+from withrun.schema import RunStatus
 
 __all__ = ["And", "Condition", "ElemMatch", "Node", "Nor", "Not", "Or", "parse"]
 
@@ -84,7 +85,16 @@ _OPERATORS: Final = frozenset(
     {"$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$regex", "$options"}
     | {"$not", "$all", "$size", "$elemMatch"}
 )
-_FLAGS: Final = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE, "u": re.UNICODE}
+_ELSEWHERE: Final = frozenset(
+    {"$expr", "$where", "$text", "$jsonSchema", "$comment", "$type", "$mod", "$sampleRate", "$near"}
+    | {"$bitsAllSet", "$bitsAnySet", "$bitsAllClear", "$bitsAnyClear", "$geoWithin", "$geoIntersects"}
+)
+"""Operators of MongoDB's that are not supported."""
+
+_COMPARING: Final = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$not"})
+"""Operators that make sense for a number."""
+
+_STATUSES: Final = tuple(status.value for status in RunStatus)
 
 
 def parse(query: Mapping[str, Any] | None, kind: Kind) -> Node:
@@ -116,13 +126,12 @@ class _Parser:
             if key in _COMBINING:
                 children.append(_COMBINING[key](self._branches(key, value, where, depth)))
             elif key.startswith("$"):
+                if key in _OPERATORS:
+                    raise InvalidArgument(
+                        f"{where}: {key} applies to a field, as in {{'name': {{{key!r}: …}}}}."
+                    )
                 known = [*_COMBINING, *(_OPERATORS if self.kind is None else ())]
-                hint = (
-                    f"{key} applies to a field, as in {{'name': {{{key!r}: …}}}}."
-                    if key in _OPERATORS
-                    else ""
-                )
-                raise InvalidArgument(f"{where}: {hint or f'no operator {key!r}; ' + nearest(key, known)}")
+                raise InvalidArgument(f"{where}: {_unknown(key, known)}")
             else:
                 children.append(self.field(key, value, depth))
         return children[0] if len(children) == 1 else And(tuple(children))
@@ -130,7 +139,7 @@ class _Parser:
     def _branches(self, operator: str, value: object, where: str, depth: int) -> tuple[Node, ...]:
         if not isinstance(value, (list, tuple)) or not value:
             raise InvalidArgument(
-                f"{where}: {operator} takes a list of at least one query, not {_short(value)}."
+                f"{where}: {operator} takes a list of at least one query, not {shortened(value)}."
             )
         return tuple(self.document(v, f"{where} {operator}[{i}]", depth + 1) for i, v in enumerate(value))
 
@@ -142,8 +151,10 @@ class _Parser:
         if _has_operators(value, path):
             return self.operators(path, value, depth)
         if isinstance(value, re.Pattern):
-            return Condition(path, "$regex", _pattern(value, path))
-        return Condition(path, "$eq", _normal(value, path, depth))
+            return Condition(path, "$regex", pattern(value, path))
+        if self.kind is not None and isinstance(value, Mapping):
+            _check_dollars(path, value)
+        return self._comparison(path, "$eq", value, depth)
 
     def operators(self, path: str, spec: Any, depth: int) -> Node:
         """A conjunction of the operators in `spec`, all on one path."""
@@ -152,9 +163,7 @@ class _Parser:
         conditions: list[Node] = []
         for operator, operand in spec.items():
             if operator not in _OPERATORS:
-                raise InvalidArgument(
-                    f"{path!r}: no operator {operator!r}; {nearest(str(operator), _OPERATORS)}"
-                )
+                raise InvalidArgument(f"{path!r}: {_unknown(str(operator), _OPERATORS)}")
             if operator == "$options":
                 if "$regex" not in spec:
                     raise InvalidArgument(
@@ -168,17 +177,17 @@ class _Parser:
         asked = f"{path!r}: {operator}"
         if operator == "$not":
             if isinstance(operand, re.Pattern):
-                return Not(Condition(path, "$regex", _pattern(operand, path)))
+                return Not(Condition(path, "$regex", pattern(operand, path)))
             if not isinstance(operand, Mapping) or not operand or not _has_operators(operand, path):
                 raise InvalidArgument(
-                    f"{asked} takes operators or a pattern, not {_short(operand)}; use $ne for values."
+                    f"{asked} takes operators or a pattern, not {shortened(operand)}; use $ne for values."
                 )
             return Not(self.operators(path, operand, depth + 1))
         if operator == "$regex":
-            return Condition(path, "$regex", _pattern(operand, path, spec.get("$options")))
+            return Condition(path, "$regex", pattern(operand, path, spec.get("$options")))
         if operator == "$exists":
             if not isinstance(operand, (bool, int, float)):
-                raise InvalidArgument(f"{asked} takes True or False, not {_short(operand)}.")
+                raise InvalidArgument(f"{asked} takes True or False, not {shortened(operand)}.")
             return Condition(path, operator, bool(operand))
         if operator == "$size":
             if (
@@ -187,32 +196,63 @@ class _Parser:
                 or operand != operand // 1
                 or operand < 0
             ):
-                raise InvalidArgument(f"{asked} takes a whole number from 0, not {_short(operand)}.")
+                raise InvalidArgument(f"{asked} takes a whole number from 0, not {shortened(operand)}.")
             return Condition(path, operator, int(operand))
         if operator in ("$in", "$nin", "$all"):
-            if isinstance(operand, (set, frozenset)):
-                operand = sorted(operand, key=repr)
-            if not isinstance(operand, (list, tuple)):
-                raise InvalidArgument(f"{asked} takes a list, not {_short(operand)}.")
-            items = [self._member(path, operator, item, depth) for item in operand]
+            given = listed(operand)
+            if given is None:
+                raise InvalidArgument(f"{asked} takes a list, not {shortened(operand)}.")
+            items = [one for item in given for one in self._members(path, operator, item, depth)]
+            self._check_status(path, operator, items)
             return Condition(path, operator, items)
         if operator == "$elemMatch":
             return Condition(path, operator, self._element(path, operand, depth))
-        value = _normal(operand, path, depth)
-        if operator != "$eq" and rank(value) == REGEX:
-            raise InvalidArgument(f"{asked} can't take a pattern; use $regex, and $not to negate it.")
-        return Condition(path, operator, value)
+        return self._comparison(path, operator, operand, depth)
 
-    def _member(self, path: str, operator: str, item: Any, depth: int) -> Any:
+    def _comparison(self, path: str, operator: str, operand: Any, depth: int) -> Node:
+        """`$eq`, `$ne`, or an operator of order, with all that the operand may stand for."""
+        order = operator not in ("$eq", "$ne")
+        values = readings(operand, path, depth, logged=self._is_logged(path), order=order)
+        if operator != "$eq" and rank(values[0]) == REGEX:
+            raise InvalidArgument(
+                f"{path!r}: {operator} can't take a pattern; use $regex, and $not to negate it."
+            )
+        self._check_status(path, operator, values)
+        if len(values) == 1:
+            return Condition(path, operator, values[0])
+        if order:
+            return Or(tuple(Condition(path, operator, value) for value in values))
+        return Condition(path, "$in" if operator == "$eq" else "$nin", values)
+
+    def _is_logged(self, path: str) -> bool:
+        """Whether the path leads to what was logged as a param or tag."""
+        return self.kind is None or field_of(path) in ("params", "tags")
+
+    def _check_status(self, path: str, operator: str, values: list[Any]) -> None:
+        """Refuse to look for a status that no run can have."""
+        if self.kind is None or field_of(path) != "status" or operator not in ("$eq", "$ne", "$in", "$nin"):
+            return
+        for value in values:
+            if isinstance(value, str) and value not in _STATUSES:
+                near = value.upper() if value.upper() in _STATUSES else value
+                raise InvalidArgument(
+                    f"{path!r}: no run has the status {value!r}; {nearest(near, _STATUSES)}"
+                )
+
+    def _members(self, path: str, operator: str, item: Any, depth: int) -> list[Any]:
+        """What one item of a list stands for."""
         if isinstance(item, Mapping) and _has_operators(item, path):
             if operator == "$all" and list(item) == ["$elemMatch"]:
-                return self._element(path, item["$elemMatch"], depth)
-            raise InvalidArgument(f"{path!r}: {operator} takes values, not the operators {_short(item)}.")
-        return _pattern(item, path) if isinstance(item, re.Pattern) else _normal(item, path, depth)
+                return [self._element(path, item["$elemMatch"], depth)]
+            raise InvalidArgument(f"{path!r}: {operator} takes values, not the operators {shortened(item)}.")
+        if isinstance(item, re.Pattern):
+            return [pattern(item, path)]
+        values = readings(item, path, depth, logged=self._is_logged(path))
+        return values[:1] if operator == "$all" else values
 
     def _element(self, path: str, operand: Any, depth: int) -> ElemMatch:
         if not isinstance(operand, Mapping):
-            raise InvalidArgument(f"{path!r}: $elemMatch takes a query, not {_short(operand)}.")
+            raise InvalidArgument(f"{path!r}: $elemMatch takes a query, not {shortened(operand)}.")
         inner = _Parser(None)
         if operand and _has_operators(operand, path, but=_COMBINING):
             return ElemMatch(inner.operators("", operand, depth + 1), as_document=False)
@@ -232,9 +272,33 @@ def _has_operators(value: object, path: str, but: Mapping[str, object] | None = 
     dollars = [isinstance(key, str) and key.startswith("$") and key not in (but or ()) for key in value]
     if any(dollars) and not all(dollars):
         raise InvalidArgument(
-            f"{path!r} mixes operators and plain keys in {_short(value)}; use one or the other."
+            f"{path!r} mixes operators and plain keys in {shortened(value)}; use one or the other."
         )
     return dollars[0]
+
+
+def _unknown(operator: str, known: Iterable[str]) -> str:
+    """What to say of an operator that is not there."""
+    if operator in _ELSEWHERE:
+        return f"MongoDB's {operator} is not supported here. Supported: {', '.join(sorted(known))}."
+    return f"no operator {operator!r}; {nearest(operator, known)}"
+
+
+def _check_dollars(path: str, document: Mapping[Any, Any]) -> None:
+    """Refuse a document whose keys are operators but for the dollar sign, where there can't be one."""
+    named = field_of(path)
+    if named in ("params", "tags", *REFERENCES) or not document:
+        return
+    operators = [f"${key}" for key in document]
+    if not all(operator in (_COMPARING if named == "metrics" else _OPERATORS) for operator in operators):
+        return
+    meant = ", ".join(f"{operator!r}: …" for operator in operators)
+    below = f"{path}.{next(iter(document))}"
+    instead = f"; a metric of that name is {below!r}" if named == "metrics" else ""
+    raise InvalidArgument(
+        f"{path!r} is compared with the document {shortened(document)}; operators begin with a dollar sign: "
+        f"{{{meant}}}{instead}."
+    )
 
 
 def _dereferenced(path: str, value: Any) -> tuple[str, Any]:
@@ -260,69 +324,3 @@ def _named(value: Any, attribute: str) -> Any:
         named = len(operands) == len(value) > 0 and None not in operands.values()
         return operands if named else None
     return getattr(value, attribute, None)
-
-
-def _pattern(value: object, path: str, options: object = None) -> re.Pattern[str]:
-    """Compile the operand of `$regex` with its `$options`."""
-    if options is None:
-        options = ""
-    if not isinstance(options, str) or not set(options) <= set(_FLAGS):
-        raise InvalidArgument(
-            f"{path!r}: $options takes a text of the letters {', '.join(_FLAGS)}, not {_short(options)}."
-        )
-    flags = 0
-    for letter in options:
-        flags |= _FLAGS[letter]
-    source: object = value
-    if isinstance(value, re.Pattern):
-        source = value.pattern
-        flags |= value.flags
-    if not isinstance(source, str):
-        raise InvalidArgument(
-            f"{path!r}: $regex takes a text or a compiled pattern of text, not {_short(value)}."
-        )
-    try:
-        return re.compile(source, flags)
-    except (re.error, ValueError, RecursionError, OverflowError) as exc:
-        raise InvalidArgument(f"{path!r}: {source!r} is no regular expression: {exc}.") from exc
-
-
-def _normal(value: Any, path: str, depth: int) -> Any:
-    """The value in the types that documents hold; `InvalidArgument` for one that no document holds."""
-    if depth > MAX_DEPTH:
-        raise InvalidArgument(
-            f"the value for {path!r} is nested over {MAX_DEPTH} levels deep, or within itself."
-        )
-    if isinstance(value, Enum):
-        return _normal(value.value, path, depth + 1)
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, date):
-        try:
-            return aware(value)
-        except (OverflowError, OSError, ValueError) as exc:
-            raise InvalidArgument(f"{path!r}: {value!r} is no moment that can be told: {exc}.") from exc
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise InvalidArgument(f"{path!r}: the document {_short(value)} has keys that are no strings.")
-        return {str(key): _normal(item, path, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_normal(item, path, depth + 1) for item in value]
-    if isinstance(value, re.Pattern):
-        return value
-    for convert in (int, float, str):
-        if isinstance(value, convert):
-            return convert(value)
-    # Scalars and arrays of numpy and its kin, asked by what they can do, so that none is imported.
-    to_list = getattr(value, "tolist", None)
-    if callable(to_list) and not isinstance(value, type):
-        return _normal(to_list(), path, depth + 1)
-    raise InvalidArgument(
-        f"{path!r} is compared with {_short(value)} of type {type(value).__name__}, which no field can hold; "
-        "use text, numbers, booleans, None, datetimes, lists or dicts of these."
-    )
-
-
-def _short(value: object, length: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= length else text[: length - 1] + "…"

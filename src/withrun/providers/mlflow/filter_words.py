@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from withrun.query.regex import LINE_START, NOT_TURKISH
+
 __all__ = ["Words", "literal_beginning"]
 
 _MAX_LITERAL: Final = 250
@@ -14,7 +16,18 @@ _RISKY: Final = "'\\[]\"^"
 """Quotes end a literal, a backslash escapes on some databases, brackets are a class on others."""
 
 _FOLDED_BEYOND_ASCII: Final = "iIkKsS"
-"""Letters that a case-insensitive pattern of Python's also finds as `ı`, `K` (Kelvin) and `ſ`."""
+"""Letters that a case-insensitive pattern also finds as `ı` (one of Python's), `K` (Kelvin) and `ſ`."""
+
+_ENDS: Final = re.compile("[\n\0]")
+"""Where a pattern has to stop.
+
+File stores, also those behind a server, find a line break at the end of a pattern alone; and SQLite's LIKE
+sees no further in a text than U+0000. So a pattern that is not anchored does not find there what another
+program stored behind one: not to ask for such patterns would make every search by them read everything.
+"""
+
+_PARTS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+"""The parts of a pattern: what is escaped, classes, and single characters."""
 
 _LITERALS: Final = re.compile(r"(?:\\\W|[^\\.^$*+?{}\[\]|()])*")
 
@@ -49,16 +62,13 @@ class Words:
         return f"{'ILIKE' if folded else 'LIKE'} '{re.sub('%+', '%', like)}'"
 
     def _pattern(self, text: str, *, folded: bool = False) -> str:
-        """A LIKE pattern for the text; what can't be said safely, or folds differently, becomes `%`.
-
-        It ends before a line break, which file stores, also those behind a server, find at the end alone.
-        """
-        text, line_break, _ = text.partition("\n")
+        """A LIKE pattern for the text; what can't be said safely, or folds differently, becomes `%`."""
+        text, *cut = _ENDS.split(text, maxsplit=1)
         risky = _RISKY + (_FOLDED_BEYOND_ASCII if folded else "")
         safe = "".join(
             "%" if c in risky or not c.isprintable() or (folded and not c.isascii()) else c for c in text
         )
-        safe += "%" if line_break else ""
+        safe += "%" if cut else ""
         if not self._spans_lines:
             head, wild, _ = safe.partition("%")
             safe = head + wild
@@ -70,14 +80,24 @@ def literal_beginning(pattern: re.Pattern[str]) -> tuple[str, bool] | None:
 
     None if there is none, or if it can't be told by reading the pattern from the left.
     """
-    source = pattern.pattern
-    if pattern.flags & re.VERBOSE or "|" in source or "(?" in source:
+    source = pattern.pattern.replace(NOT_TURKISH, "")
+    if pattern.flags & re.VERBOSE or "(?#" in source or _has_branches(source):
         return None
     anchored = source.startswith("^") and not pattern.flags & re.MULTILINE
-    body = source[1:] if source.startswith("^") else source
+    body = source.removeprefix(LINE_START).removeprefix("^")
     found = _LITERALS.match(body)
     end = found.end() if found else 0
     characters = [token[-1] for token in re.findall(r"\\.|.", body[:end], re.DOTALL)]
     if body[end : end + 1] in ("*", "+", "?", "{"):
         del characters[-1:]  # may be there several times, or not at all
     return ("".join(characters), anchored) if characters else None
+
+
+def _has_branches(source: str) -> bool:
+    """Whether there are branches outside of groups, so that what begins one is not what begins all."""
+    depth = 0
+    for part in _PARTS.findall(source):
+        depth += {"(": 1, ")": -1}.get(part, 0)
+        if part == "|" and depth <= 0:
+            return True
+    return False
