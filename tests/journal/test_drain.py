@@ -16,7 +16,8 @@ from tests.faultproxy import Fault, FaultProxy, fault_proxy
 from tests.servers import MlflowServer
 from withrun.errors import JournalError, ServerUnreachable
 from withrun.journal import Journal
-from withrun.journal.pack import Batch, RunRef, Window
+from withrun.journal.introductions import RunRef
+from withrun.journal.pack import Batch, Window
 from withrun.journal.record import Kind, encode
 from withrun.providers.mlflow.store import StoreBackend
 

@@ -7,9 +7,11 @@ searched for before the next attempt and checked again after it; of duplicates t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
-from withrun.backend import Backend, ExperimentRecord, KeyValue, RunRecord
+from withrun.backend import Backend, ExperimentRecord, KeyValue, Page, RunRecord
 from withrun.errors import AlreadyExists, InvalidArgument, NotFound, ServerError, ServerUnreachable
 from withrun.journal.ledger import Ledger
 from withrun.journal.record import ExperimentIntent, ModelIntent, RunIntent
@@ -21,9 +23,12 @@ __all__ = [
     "RunCreation",
     "ensure_experiment",
     "ensure_model",
+    "find_owned",
     "find_run",
     "settle_intents",
 ]
+
+T = TypeVar("T")
 
 UID_TAG = "withrun.uid"
 OWNER_TAG = "withrun.owner"
@@ -45,6 +50,30 @@ def find_run(backend: Backend, experiment_id: str, uid: str) -> RunRecord | None
     for duplicate in active[1:]:
         backend.delete_run(duplicate.run_id)
     return active[0] if active else next(iter(page.items), None)
+
+
+def find_owned(backend: Backend, owner: str) -> Iterator[RunRecord]:
+    """The RUNNING runs of a store that carry an ownership tag, in whatever experiment."""
+    wanted = f"tags.`{OWNER_TAG}` = '{owner}' and attributes.status = 'RUNNING'"
+    for experiments in _pages(lambda token: backend.search_experiments(page_token=token)):
+        ids = tuple(experiment.experiment_id for experiment in experiments)
+        for runs in _pages(partial(_search_runs, backend, ids, wanted)):
+            yield from runs
+
+
+def _search_runs(backend: Backend, ids: tuple[str, ...], wanted: str, token: str) -> Page[RunRecord]:
+    return backend.search_runs(ids, wanted, page_token=token)
+
+
+def _pages(search: Callable[[str], Page[T]]) -> Iterator[tuple[T, ...]]:
+    token = ""
+    while True:
+        page = search(token)
+        if page.items:
+            yield page.items
+        token = page.next_token
+        if not token:
+            return
 
 
 class RunCreation:

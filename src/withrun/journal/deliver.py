@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -15,9 +15,10 @@ from withrun.journal.apart import Apart, StartedElsewhere
 from withrun.journal.creation import PARENT_TAG, RunCreation, ensure_experiment, ensure_model
 from withrun.journal.describe import describe
 from withrun.journal.disk import JournalFull
+from withrun.journal.introductions import UNKNOWN, RunRef
 from withrun.journal.ledger import Ledger
 from withrun.journal.local_ids import LocalIds, looks_local
-from withrun.journal.pack import Batch, Call, RunRef, Window
+from withrun.journal.pack import Batch, Call, Window
 from withrun.journal.pool import Pool
 from withrun.journal.publisher import Publisher
 from withrun.journal.record import (
@@ -36,6 +37,11 @@ from withrun.journal.spool import Spool
 __all__ = ["Accounts", "Deliverer"]
 
 logger = logging.getLogger("withrun.journal")
+
+_NO_NUMBER = -1
+"""Of a run that no record speaks of: nobody keeps accounts of it."""
+
+_UNKNOWN = "which run this was is not known any more: the records that say so are damaged"
 
 OVER = frozenset({"FINISHED", "FAILED", "KILLED"})
 
@@ -92,6 +98,7 @@ class Deliverer:
         self._pool = pool
         self._apart = apart
         self._sender = Sender(backend, refused, retry)
+        self._starting = threading.RLock()
 
     def deliver(self, window: Window) -> None:
         """Deliver a window; raises `GaveUp` if the server does not come back in time.
@@ -107,6 +114,15 @@ class Deliverer:
         else:
             for job in jobs:
                 job()
+        self._set_malformed_aside(window)
+
+    def has_noted(self) -> bool:
+        """Whether all is on the disk that is to be there before anything is acknowledged; tries it again."""
+        try:
+            self._local_ids.write()
+        except JournalFull:
+            return False
+        return True
 
     def known_id(self, ref: RunRef) -> str:
         """The ID under which the server knows a run; the one at hand if it does not."""
@@ -126,6 +142,7 @@ class Deliverer:
 
         One that will never be there, because it was refused, stays as it is; raises `StartedElsewhere`.
         """
+        self.start_again(given)
         known = self._resolve_kind(kind, given)
         if known is None and looks_local(given) and not self._local_ids.resolve("refused", given):
             raise StartedElsewhere(kind, given)
@@ -163,19 +180,23 @@ class Deliverer:
             except StartedElsewhere as why:
                 self._set_apart(no, why)
             return
+        if kind == Kind.EXPERIMENT:
+            self._find_experiment(msgspec.convert(fields, ExperimentIntent), call)
+            return
+        model = msgspec.convert(fields, ModelIntent)
         try:
-            if kind == Kind.EXPERIMENT:
-                intent = msgspec.convert(fields, ExperimentIntent)
-                experiment_id = self._retry.call(lambda: ensure_experiment(self._backend, intent))
-                self._note(lambda: self._local_ids.add("experiment", intent.local_id, experiment_id))
-            else:
-                model = msgspec.convert(fields, ModelIntent)
-                self._retry.call(lambda: ensure_model(self._backend, model))
+            self._retry.call(lambda: ensure_model(self._backend, model))
         except WithrunError as error:
-            if kind == Kind.EXPERIMENT:
-                reason = str(error)
-                self._note(lambda: self._local_ids.add("refused", fields[0], reason))
             self._set_aside(no, "", [call], error)
+
+    def _find_experiment(self, intent: ExperimentIntent, call: Call) -> None:
+        try:
+            experiment_id = self._retry.call(lambda: ensure_experiment(self._backend, intent))
+        except WithrunError as error:
+            self._local_ids.add("refused", intent.local_id, str(error))
+            self._set_aside(call.record[1], "", [call], error)
+        else:
+            self._local_ids.add("experiment", intent.local_id, experiment_id)
 
     def _create(self, no: int, intent: RunIntent, call: Call) -> None:
         known = self._known(intent.uid)
@@ -183,21 +204,20 @@ class Deliverer:
             experiment_id = self._referred("experiment", intent.experiment_id)
             tags = self._with_parent(intent.tags)
             wanted = msgspec.structs.replace(intent, experiment_id=experiment_id, tags=tags)
-            # An attempt noted before, by this or a dead process, may have been applied and its answer lost.
-            creation = RunCreation(self._backend, wanted, uncertain=intent.uid in self._ledger.intents)
-            self._note(lambda: self._ledger.intend(intent.uid, experiment_id))
+            # An attempt before, by this or a dead process, may have been applied and its answer lost.
+            uncertain = self._ledger.incomplete or intent.uid in self._ledger.intents
+            creation = RunCreation(self._backend, wanted, uncertain=uncertain)
+            self._ledger.intend(intent.uid, experiment_id)
             try:
                 self._check_experiment(intent.experiment_id)
                 known = self._retry.call(creation.attempt).run_id
             except WithrunError as error:
-                reason = str(error)
-                self._note(lambda: self._ledger.refuse(intent.uid, reason))
-                self._note(lambda: self._local_ids.add("refused", intent.uid, reason))
+                self._ledger.refuse(intent.uid, str(error))
+                self._local_ids.add("refused", intent.uid, str(error))
                 self._set_aside(no, intent.uid, [call], error)
                 return
-            server_id = known
-            self._note(lambda: self._local_ids.add("run", intent.uid, server_id))
-            self._note(lambda: self._ledger.bind(intent.uid, server_id))
+            self._local_ids.add("run", intent.uid, known)
+            self._ledger.bind(intent.uid, known)
         self._accounts.bound(no, known)
         self._accounts.settle(no, 1, [])
 
@@ -206,12 +226,25 @@ class Deliverer:
         if refused is not None:
             raise NotFound(f"its experiment is not there: {refused}")
 
-    def _note(self, note: Callable[[], None]) -> None:
-        """Write down what was done; on a full disk go on without: unique tags tell it again."""
-        try:
-            note()
-        except JournalFull as full:
-            logger.warning("delivery goes on without a note on disk: %s", full)
+    def start_again(self, local_id: str) -> None:
+        """Start a run or experiment that this journal started, should the record of it be damaged.
+
+        The ledger repeats how it did. Nothing happens if it is there, or was refused.
+        """
+        if local_id not in self._ledger.local and local_id not in self._ledger.experiments:
+            return
+        with self._starting:
+            is_refused = local_id in self._ledger.refused or self._local_ids.resolve("refused", local_id)
+            kind = "run" if local_id in self._ledger.local else "experiment"
+            if is_refused or self._resolve_kind(kind, local_id):
+                return
+            intent = self._ledger.start_of(local_id)
+            if isinstance(intent, RunIntent):
+                no = next((no for no, ref in self._ledger.runs.items() if ref.uid == local_id), _NO_NUMBER)
+                self._create(no, intent, Call(Kind.CREATE, [Kind.CREATE, no, intent.start_time, intent]))
+            elif intent is not None:
+                record = [Kind.EXPERIMENT, 0, 0, intent]
+                self._find_experiment(intent, Call(Kind.EXPERIMENT, record))
 
     def _with_parent(self, tags: Mapping[str, str]) -> dict[str, str]:
         parent = tags.get(PARENT_TAG)
@@ -226,12 +259,14 @@ class Deliverer:
         begin = window.settled.get(no, 0)
         if begin == len(steps):
             return
-        refused = self._refusal(ref)
-        if refused is not None:
-            self._set_aside(no, ref.run_id, steps[begin:], WithrunError(refused), whole_run=True)
-            window.settled[no] = len(steps)
-            return
         try:
+            self.start_again(ref.uid)
+            refused = self._refusal(ref)
+            if refused is not None:
+                named = ref.run_id or f"number {no} of journal {self._spool.folder.parent.name}"
+                self._set_aside(no, named, steps[begin:], WithrunError(refused), whole_run=True)
+                window.settled[no] = len(steps)
+                return
             run_id = self._server_id(ref)
             # Before anything is sent: a run is set apart with all that a window holds of it.
             for step in steps:
@@ -254,6 +289,8 @@ class Deliverer:
 
     def _refusal(self, ref: RunRef) -> str | None:
         """Why a run was not created, by this journal or by the one that started it; None if it was."""
+        if ref == UNKNOWN:
+            return _UNKNOWN
         if ref.uid in self._ledger.refused or ref.run_id != ref.uid or self._known(ref.uid):
             return self._ledger.refused.get(ref.uid)
         return self._local_ids.resolve("refused", ref.uid)
@@ -283,7 +320,7 @@ class Deliverer:
             self._backend.update_run(run_id, status=record[3], end_time=record[4])
             if record[3] in OVER:
                 for key in {ref.run_id, ref.uid, run_id} & self._ledger.owned.keys():
-                    self._note(partial(self._ledger.done, key))
+                    self._ledger.done(key)
         elif call.kind == Kind.INPUTS:
             self._backend.log_inputs(run_id, tuple(msgspec.convert(record[3], list[DatasetInput])))
         else:
@@ -304,8 +341,7 @@ class Deliverer:
         source = self._spool.source(version.spooled) if version.spooled else None
         number = publisher.publish_version(version, source, run_id, self._resolve)
         if version.local_version:
-            local = f"{version.model}/{version.local_version}"
-            self._note(lambda: self._local_ids.add("version", local, number))
+            self._local_ids.add("version", f"{version.model}/{version.local_version}", number)
         self._spool.published(version.spooled)
 
     def _set_aside(
@@ -331,6 +367,19 @@ class Deliverer:
         self._refused.add(refusals, summary=summary)
         missing = sum(step.count for step in steps) - len(refusals)
         self._accounts.settle(no, max(missing, 0), refusals)
+
+    def _set_malformed_aside(self, window: Window) -> None:
+        """Keep aside what can't be sent because it makes no sense, and count it."""
+        malformed, window.malformed = window.malformed, []
+        by_run: dict[int, list[Refusal]] = {}
+        for one in malformed:
+            run = window.refs.get(one.no, UNKNOWN).run_id
+            refusal = Refusal(run, f"{one.record!r:.200}", f"it makes no sense: {one.reason}", one.record)
+            by_run.setdefault(one.no, []).append(refusal)
+        for no, refusals in by_run.items():
+            journal = self._spool.folder.parent
+            self._refused.add(refusals, summary=f"{len(refusals)} records of {journal} make no sense")
+            self._accounts.settle(no, 0, refusals)
 
     def _kept(self, call: Call) -> str:
         """Move what a refused call was to publish out of the journal, which is to be deleted; say where."""

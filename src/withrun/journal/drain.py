@@ -87,6 +87,11 @@ class Drain:
         """Why records wait; None while they go through."""
         return self._retry.trouble
 
+    @property
+    def is_through(self) -> bool:
+        """Whether nothing up to `done` is needed any more: all is settled, and noted."""
+        return not self.apart and self._deliverer.has_noted()
+
     def check(self) -> None:
         """Raise if delivery fails in a way that is no server's: nobody should wait for it."""
         if self.failure is not None:
@@ -184,10 +189,11 @@ class Drain:
 
     def _acknowledge(self, done: Position) -> None:
         position = self.apart.acknowledged(done)
-        self._folder.acknowledged.move(position)
-        self._folder.delete_segments(position.segment)
-        if not self.apart:
-            self._spool.sweep()  # else what was published is needed by whoever delivers all of this again
+        if self._deliverer.has_noted():
+            self._folder.acknowledged.move(position)
+            self._folder.delete_segments(position.segment)
+            if not self.apart:
+                self._spool.sweep()  # else what was published is needed by whoever delivers all of this again
         self.done = done  # last: who waited for it may look at the folder
         self._on_window()
 

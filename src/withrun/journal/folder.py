@@ -19,7 +19,7 @@ from withrun.errors import JournalError
 from withrun.journal.disk import OwnerLock, make_private, store_key, unusable
 from withrun.journal.ledger import Ledger
 from withrun.journal.position import Acknowledged
-from withrun.journal.segment import numbers, segment_path
+from withrun.journal.segment import SegmentReader, numbers, segment_path
 
 __all__ = ["JournalFolder", "Origin", "journals_in", "store_folder_of"]
 
@@ -79,17 +79,20 @@ class JournalFolder:
         spool: where artifacts wait to be published.
     """
 
-    def __init__(self, path: Path, *locks: OwnerLock) -> None:
-        self.path = path
-        self.id = path.name
-        self.spool = path / "spool"
+    def __init__(self, path: Path, *locks: OwnerLock, new: bool = False) -> None:
         self._locks = locks
         try:
-            self.ledger = Ledger(path / "runs.log")
+            self.ledger = Ledger(path / "runs.log", new=new)
             self.acknowledged = Acknowledged(path / "acknowledged")
         except BaseException:
             self._unlock()
             raise
+        self._place(path)
+
+    def _place(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self.spool = path / "spool"
 
     @classmethod
     def create(cls, store_folder: Path, store_uri: str) -> JournalFolder:
@@ -99,10 +102,13 @@ class JournalFolder:
             pid = os.getpid()
             try:
                 created = cls._try_to_create(store_folder, store_uri)
-            except OSError as error:
-                if error.errno in _TAKEN:
+            except (OSError, JournalError) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                if not isinstance(cause, OSError):
+                    raise
+                if cause.errno in _TAKEN:
                     continue
-                raise unusable(store_folder, error) from error
+                raise unusable(store_folder, cause) from cause
             if created is not None and os.getpid() == pid:
                 return created
             if created is not None:
@@ -112,22 +118,34 @@ class JournalFolder:
     def _try_to_create(cls, store_folder: Path, store_uri: str) -> JournalFolder | None:
         now = _next_millisecond()
         name = f"{now:013d}-{secrets.token_hex(8)}"
-        # Under its final name only once it is locked: a scanner never sees a journal that seems abandoned.
+        # Under its final name only once it is whole and locked: a scanner never sees a journal that seems
+        # abandoned, and of one that finds no room nothing is left.
         unfinished = store_folder / f".{name}"
-        final = store_folder / name
-        unfinished.mkdir(mode=0o700)
-        lock = OwnerLock.take(unfinished / "lock", create=True)
-        if lock is None:
-            return None
         origin = Origin(store_uri, socket.gethostname(), os.getpid(), now)
+        unfinished.mkdir(mode=0o700)
         try:
-            (unfinished / "origin.json").write_bytes(msgspec.json.encode(origin))
-            unfinished.rename(final)
+            lock = OwnerLock.take(unfinished / "lock", create=True)
+            if lock is None:
+                return None
+            created = cls(unfinished, lock, new=True)
+            try:
+                (unfinished / "origin.json").write_bytes(msgspec.json.encode(origin))
+                created._rename(store_folder / name)
+            except BaseException:
+                created.release()
+                raise
         except BaseException:
-            lock.close()
+            if os.getpid() == origin.pid:
+                shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        lock.path = final / "lock"
-        return cls(final, lock)
+        return created
+
+    def _rename(self, path: Path) -> None:
+        self.path.rename(path)
+        for lock in self._locks:
+            lock.path = path / lock.path.name
+        self.ledger.path = path / "runs.log"
+        self._place(path)
 
     @classmethod
     def take(cls, path: Path) -> JournalFolder | None:
@@ -186,6 +204,18 @@ class JournalFolder:
         for number in numbers(self.path):
             if number < before:
                 segment_path(self.path, number).unlink(missing_ok=True)
+
+    def trim(self) -> None:
+        """Give back the room that its newest segment has reserved and not used; nobody writes to it now."""
+        for number in numbers(self.path)[-1:]:
+            path = segment_path(self.path, number)
+            reader = SegmentReader(path)
+            try:
+                while reader.read(None):
+                    pass
+                os.truncate(path, reader.offset)
+            finally:
+                reader.close()
 
     def delete(self) -> None:
         """Delete the journal, its lock last, so that an interrupted deletion can be redone."""

@@ -24,11 +24,12 @@ from withrun.journal.disk import JournalFull
 from withrun.journal.folder import store_folder_of
 from withrun.journal.gate import Gate, was_forked_in_a_call
 from withrun.journal.idle import Hold, Users
+from withrun.journal.introductions import RunRef
 from withrun.journal.ledger import Ledger
 from withrun.journal.live import Live, kept_path, refused_path
 from withrun.journal.local_ids import LocalIds, looks_local
 from withrun.journal.owned_runs import OwnedRuns
-from withrun.journal.pack import RunRef, Window
+from withrun.journal.pack import Window
 from withrun.journal.pool import Pool
 from withrun.journal.position import Position
 from withrun.journal.publisher import Publisher
@@ -193,7 +194,9 @@ class Journal:
 
     def ensure_experiment(self, intent: ExperimentIntent) -> None:
         """Have an experiment found or created before the runs that are journaled after this."""
-        self._itself._put((Kind.EXPERIMENT, 0, now_ms(), intent), 1)
+        with self._lock:  # so that both are in one journal
+            self.open().folder.ledger.start_experiment(intent)
+            self._itself._put((Kind.EXPERIMENT, 0, now_ms(), intent), 1)
 
     def ensure_model(self, intent: ModelIntent) -> None:
         """Have a registered model found or created before the versions that are journaled after this."""
@@ -212,7 +215,8 @@ class Journal:
             # In one write: no record is ever read before its run's introduction.
             text = log.introduction() + framed if log.no else framed
             while True:
-                writer = self.open().writer  # another one, if a signal handler forks here
+                live = self.open()  # another one, if a signal handler forks here
+                writer = live.writer
                 segment = writer.current
                 try:
                     segment.write(text)
@@ -220,6 +224,8 @@ class Journal:
                 except ValueError:
                     writer.roll(segment, len(text))
             log.bind(segment.write)
+            if log.no:
+                live.folder.ledger.introduce(log.no, log.run_id, log.uid)
             self.logs.has_pending(log)
             at = writer.position
         if self._is_brief:

@@ -15,7 +15,7 @@ import msgspec
 
 from withrun.backend import ExperimentRecord, KeyValue, Metric, ModelRecord, VersionRecord
 from withrun.journal.follower import Follower
-from withrun.journal.pack import RunRef
+from withrun.journal.introductions import RunRef
 from withrun.journal.record import ExperimentIntent, Kind, ModelIntent, RunIntent, VersionIntent, decode
 from withrun.journal.spool import artifact_folder
 

@@ -104,7 +104,7 @@ class Live:
         """
         stopped = self.drain.stop(timeout) if self.drain else True
         position = self.writer.position
-        settled = self.drain is not None and self.drain.done >= position and not self.drain.apart
+        settled = self.drain is not None and self.drain.done >= position and self.drain.is_through
         self.writer.seal()
         if self.pool is not None:
             self.pool.close()

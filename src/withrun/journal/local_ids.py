@@ -6,7 +6,9 @@ delivery.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import re
 import uuid
@@ -14,9 +16,11 @@ from pathlib import Path
 
 import msgspec
 
-from withrun.journal.disk import make_private, unusable
+from withrun.journal.disk import JournalFull, make_private, unusable
 
 __all__ = ["LocalIds", "looks_local", "new_uid"]
+
+logger = logging.getLogger("withrun.journal")
 
 _LOCAL = re.compile(r"[0-9a-f]{12}8[0-9a-f]{19}")
 
@@ -52,6 +56,7 @@ class LocalIds:
         self.path = store_folder / "local-ids.jsonl"
         self._known: dict[tuple[str, str], str] = {}
         self._locals: dict[tuple[str, str], str] = {}
+        self._unwritten: dict[tuple[str, str], str] = {}
         self._read = 0
 
     def resolve(self, kind: str, local: str) -> str | None:
@@ -68,10 +73,30 @@ class LocalIds:
         return self._locals.get((kind, server))
 
     def add(self, kind: str, local: str, server: str) -> None:
-        """Remember an ID that the server gave."""
+        """Remember an ID that the server gave; one that a full disk does not take is written by `write`."""
         if self.resolve(kind, local) == server:
             return
-        line = msgspec.json.encode(_Entry(kind, local, server)) + b"\n"
+        self._note(kind, local, server)
+        self._unwritten[kind, local] = server
+        try:
+            self.write()
+        except JournalFull as full:
+            logger.warning("delivery goes on, and notes later what local IDs stand for: %s", full)
+
+    def write(self) -> None:
+        """Write what a full disk did not take before: nothing may be deleted that would tell it again.
+
+        Raises:
+            JournalFull: there is still no room.
+        """
+        # Threads may do this at once: a line that is there twice says the same.
+        entries = [_Entry(kind, local, server) for (kind, local), server in list(self._unwritten.items())]
+        if entries:
+            self._append(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
+        for entry in entries:
+            self._unwritten.pop((entry.kind, entry.local), None)
+
+    def _append(self, lines: bytes) -> None:
         make_private(self.path.parent)
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -81,12 +106,13 @@ class LocalIds:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # A line cut off by a full disk must not swallow this one.
             torn = os.fstat(descriptor).st_size > 0 and not self._ends_with_newline()
-            os.write(descriptor, b"\n" + line if torn else line)
+            text = b"\n" + lines if torn else lines
+            if os.write(descriptor, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise unusable(self.path.parent, error) from error
         finally:
             os.close(descriptor)
-        self._note(kind, local, server)
 
     def _note(self, kind: str, local: str, server: str) -> None:
         self._known[kind, local] = server

@@ -86,7 +86,7 @@ class OwnedRuns:
             intent = _owned(intent, live)
             # Before the run: killed in between, there is no run to end; the other way round nobody would
             # end it.
-            live.folder.ledger.start_locally(intent.uid)
+            live.folder.ledger.start_locally(intent)
             live.folder.ledger.own(intent.uid, intent.start_time)
             log = journal.logs.add(intent.uid, intent.uid)
             log.create(intent)

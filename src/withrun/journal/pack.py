@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
 from withrun.backend import Metric
+from withrun.journal.introductions import RunRef
 from withrun.journal.position import Position
-from withrun.journal.record import Kind, decode
+from withrun.journal.record import (
+    ArtifactIntent,
+    ExperimentIntent,
+    Kind,
+    ModelIntent,
+    RunIntent,
+    VersionIntent,
+    decode,
+)
 
-__all__ = ["Batch", "Call", "RunRef", "Window"]
-
-logger = logging.getLogger("withrun.journal")
+__all__ = ["Batch", "Call", "Malformed", "Window"]
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_VALUES = 1000, 100, 100, 1000
 MAX_BYTES = 900_000
@@ -24,11 +30,18 @@ _JSON_OVERHEAD = 64
 """Bytes that a value takes in JSON besides its own text, at most."""
 
 
-class RunRef(msgspec.Struct, frozen=True):
-    """A run as a segment introduces it: the ID its process knew, and the uid if that process created it."""
+class Malformed(msgspec.Struct, frozen=True):
+    """A record that verified but makes no sense: written by another version, say.
 
-    run_id: str
-    uid: str = ""
+    Attributes:
+        no: the number of the run that it is of, 0 if that can't be told.
+        record: what it says, or its bytes.
+        reason: what is wrong with it.
+    """
+
+    no: int
+    record: Any
+    reason: str
 
 
 class Batch:
@@ -80,7 +93,7 @@ class Window:
         read: records in it.
         firsts_settled: how many of the firsts are there by now, or refused.
         settled: how many steps of each run are delivered or refused; what is delivered again begins there.
-        malformed: records that verified but make no sense (written by another version, say); skipped.
+        malformed: records that make no sense, to be kept aside.
     """
 
     def __init__(self) -> None:
@@ -92,7 +105,7 @@ class Window:
         self.settled: dict[int, int] = {}
         self.read = 0
         self.size = 0
-        self.malformed = 0
+        self.malformed: list[Malformed] = []
 
     def add(self, payloads: list[bytes], refs: dict[int, RunRef]) -> None:
         """Take records in, in the order of the journal; `refs` are the introductions of their segment."""
@@ -115,8 +128,7 @@ class Window:
                     batch = None
                     self._take(record, refs)
             except (ValueError, TypeError, LookupError, msgspec.DecodeError) as error:  # noqa: PERF203
-                self.malformed += 1
-                logger.error("a journal record makes no sense and was skipped (%s): %r", error, payload[:200])
+                self.malformed.append(_malformed(payload, error))
         self.read += len(payloads)
         self.size += sum(map(len, payloads))
 
@@ -144,10 +156,14 @@ class Window:
                 self._room(no, refs, tags=key not in self._batch(no, refs).tags).tags[key] = value
                 self._counted(no, _json_size(key) + _json_size(value), record[2])
         elif kind in (Kind.EXPERIMENT, Kind.MODEL, Kind.CREATE):
-            if no:
-                self.refs[no] = refs[no]
+            intent = msgspec.convert(record[3], _INTENTS[kind])
+            if isinstance(intent, RunIntent):
+                # It says itself which run it is.
+                self.refs[no] = refs[no] = RunRef(intent.uid, intent.uid)
             self.firsts.append(Call(kind, record))
         elif kind in (Kind.DELETE_TAG, Kind.STATUS, Kind.INPUTS, Kind.ARTIFACT, Kind.VERSION):
+            if kind in _INTENTS:
+                msgspec.convert(record[3], _INTENTS[kind])
             count = len(record[3]) if kind == Kind.INPUTS else 1
             self._steps(no, refs).append(Call(kind, record, count))
         else:
@@ -204,6 +220,24 @@ class Window:
             and batch.size < MAX_BYTES
         )
         return batch if fits else self._new_batch(no, refs)
+
+
+_INTENTS: dict[int, type[msgspec.Struct]] = {
+    Kind.CREATE: RunIntent,
+    Kind.ARTIFACT: ArtifactIntent,
+    Kind.VERSION: VersionIntent,
+    Kind.EXPERIMENT: ExperimentIntent,
+    Kind.MODEL: ModelIntent,
+}
+
+
+def _malformed(payload: bytes, error: Exception) -> Malformed:
+    try:
+        record = decode(payload)
+        no = record[1]
+    except (ValueError, TypeError, LookupError, msgspec.DecodeError):
+        record, no = payload, 0
+    return Malformed(no if isinstance(no, int) else 0, record, str(error))
 
 
 def _json_size(text: str) -> int:

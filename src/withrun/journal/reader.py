@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Iterator
 
 from withrun.journal.folder import JournalFolder
-from withrun.journal.pack import RunRef, Window
+from withrun.journal.introductions import Introductions, RunRef
+from withrun.journal.pack import Window
 from withrun.journal.position import Position
 from withrun.journal.record import Kind, decode
 from withrun.journal.segment import SegmentReader, segment_path
@@ -44,7 +45,7 @@ class JournalReader:
         self._start = self._at = start or folder.acknowledged.position
         self._segment: SegmentReader | None = None
         self._number = 0
-        self._refs: dict[int, RunRef] = {}
+        self._refs = Introductions(folder.ledger.runs)
 
     def window(self) -> Window | None:
         """The next records; None if there are none now."""
@@ -85,7 +86,6 @@ class JournalReader:
             return False
         self.close()
         self._number = waiting[0]
-        self._refs = {}
         path = segment_path(self._folder.path, self._number)
         self._segment = SegmentReader(path)
         if self._number == self._start.segment:
@@ -108,7 +108,7 @@ class JournalReader:
         if damaged:
             self.damaged += damaged
             logger.error(
-                "%d bytes of %s are damaged; the records in them are lost, all others are delivered",
+                "%d bytes of %s are damaged, and the records in them lost; those behind them are read on",
                 damaged,
                 segment_path(self._folder.path, self._number),
             )

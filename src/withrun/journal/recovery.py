@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,9 +16,9 @@ import msgspec
 from withrun.backend import Backend
 from withrun.errors import NotFound, WithrunError
 from withrun.journal.apart import StartedElsewhere
-from withrun.journal.creation import OWNER_TAG, settle_intents
+from withrun.journal.creation import OWNER_TAG, find_owned, settle_intents
 from withrun.journal.deliver import Deliverer
-from withrun.journal.disk import OwnerLock
+from withrun.journal.disk import JournalFull, OwnerLock, unusable
 from withrun.journal.folder import JournalFolder, Origin, journals_in, store_folder_of
 from withrun.journal.follower import Follower
 from withrun.journal.gate import Gate
@@ -176,21 +175,29 @@ def recover(
         """Deliver all that can be; tells whether that may have been what others wait for."""
         report.left.clear()
         delivered, behind = report.journals, 0
-        for folder in _abandoned(store_folder):
-            recovery = _Recovery(folder, store_folder, backend, retry, publisher, pool, report)
+        for path in JournalFolder.all_in(store_folder):
             try:
-                recovery.run()
-                report.journals += 1
-            except (GaveUp, WithrunError) as error:
-                folder.release()
-                report.left[str(folder.path)] = str(error.__cause__ or error)
+                take(path)
+            except (GaveUp, WithrunError) as error:  # noqa: PERF203 - beside delivery, no cost
+                report.left[str(path)] = str(error.__cause__ if isinstance(error, GaveUp) else error)
                 behind += isinstance(error, StartedElsewhere)
                 if isinstance(error, GaveUp):
                     return False
-            except BaseException:
-                folder.release()
-                raise
+            except OSError as error:
+                # This journal's disk; others may lie well.
+                report.left[str(path)] = str(unusable(path, error))
         return bool(behind) and report.journals > delivered
+
+    def take(path: Path) -> None:
+        """Deliver a journal, unless somebody holds it."""
+        folder = JournalFolder.take(path)
+        if folder is None:
+            return
+        try:
+            _Recovery(folder, store_folder, backend, retry, publisher, pool, report).run()
+            report.journals += 1
+        finally:
+            folder.release()
 
     try:
         while again():
@@ -199,13 +206,6 @@ def recover(
         if pool is not None:
             pool.close()
     return report
-
-
-def _abandoned(store_folder: Path) -> Iterator[JournalFolder]:
-    for path in JournalFolder.all_in(store_folder):
-        folder = JournalFolder.take(path)
-        if folder is not None:
-            yield folder
 
 
 class _Recovery:
@@ -259,23 +259,48 @@ class _Recovery:
             while (window := reader.window()) is not None:
                 self._deliverer.deliver(window)
                 self._note_times(window)
+                self._write_local_ids()
                 self._folder.acknowledged.move(window.end)
                 self._folder.delete_segments(window.end.segment)
                 self._spool.sweep()
         finally:
             reader.close()
             self._report.damaged += reader.damaged
+        if reader.damaged:
+            for local_id in sorted(self._folder.ledger.experiments | self._folder.ledger.local):
+                self._deliverer.start_again(local_id)
         # Killed before it could journal the CREATE record of a run that was to start locally after all.
         self._retry.call(
             lambda: settle_intents(self._backend, self._folder.ledger, abandoned=True, delivered=True)
         )
+        if self._folder.ledger.incomplete:
+            self._ask_what_it_owned()
         for run in list(self._folder.ledger.owned):
             self._end(run)
         for uid, run_id in self._folder.ledger.bound.items():
             # Runs that started without the server stay known by their local IDs.
             if uid in self._folder.ledger.local:
                 self._local_ids.add("run", uid, run_id)
+        self._write_local_ids()
         self._folder.delete()
+
+    def _write_local_ids(self) -> None:
+        """Write what a full disk did not take: nothing that would tell it again is acknowledged before."""
+        try:
+            self._local_ids.write()
+        except JournalFull:
+            self._folder.trim()
+            self._local_ids.write()
+
+    def _ask_what_it_owned(self) -> None:
+        logger.warning(
+            "what journal %s noted of its runs is damaged, or found no room; the server is asked instead",
+            self._folder.path,
+        )
+        owned = self._retry.call(lambda: list(find_owned(self._backend, self._folder.id)))
+        for run in owned:
+            if run.run_id not in self._folder.ledger.owned:
+                self._folder.ledger.own(run.run_id, run.start_time or 0)
 
     def _note_times(self, window: Window) -> None:
         for no, steps in window.runs.items():
