@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from withrun.errors import ArtifactNotFound, IllegalPath, ServerUnreachable, TransferError
+from withrun.errors import ArtifactNotFound, IllegalPath, ServerUnreachable, TransferError, WithrunError
 from withrun.transfer.body import read_body
 from withrun.transfer.content import FileContent
 from withrun.transfer.objmeta import guess_mime_type
@@ -95,8 +95,10 @@ def upload(
     headers = {"Content-Type": guess_mime_type(file.name), "Content-Length": str(size)}
     # A server that keeps artifacts in a cloud answers when it has passed the file on: give it 10 MB/s.
     timeout = _patient(http, read=120 + size / 10e6)
+    looked = False
 
     def attempt() -> None:
+        nonlocal looked
         content = FileContent(file, 0, size, check, advance)
         request = http.build_request(
             "PUT",
@@ -106,10 +108,39 @@ def upload(
             timeout=timeout,
             extensions={"check": check},
         )
-        with content:
-            send(http, request, f"upload {str(file)!r} to {path!r}")
+        try:
+            with content:
+                send(http, request, f"upload {str(file)!r} to {path!r}")
+        except Again as again:
+            if again.status == 500 and not looked:
+                looked = True
+                _check_place(http, path, again, check)
+            raise
 
     retrying(attempt, check)
+
+
+def _check_place(http: httpx.Client, path: str, again: Again, check: Check) -> None:
+    """Raise if a folder lies at `path`, or a file above it.
+
+    A server that keeps its files on a disk says no more than 500 then, at each attempt.
+    """
+    place = path
+    while place:
+        above, _, name = place.rpartition("/")
+        try:
+            entry = next((entry for entry in list_folder(http, above, check) if entry.name == name), None)
+        except WithrunError:
+            return  # what can't be listed explains nothing; the upload's own failure is the one to tell
+        if entry is not None:
+            if entry.is_dir == (place == path):
+                kind = "folder" if entry.is_dir else "file"
+                raise TransferError(
+                    f"Can't put a file at {path!r} on {http.base_url.host}: a {kind} lies at {place!r}. "
+                    "Choose another path."
+                ) from again.error
+            return
+        place = above
 
 
 def download(

@@ -33,12 +33,19 @@ T = TypeVar("T")
 
 
 class Again(Exception):
-    """The attempt failed in a way that may pass; `error` is what to raise when it does not."""
+    """The attempt failed in a way that may pass; `error` is what to raise when it does not.
 
-    def __init__(self, error: Exception, wait: float = 0.0) -> None:
+    Attributes:
+        error: what went wrong.
+        wait: seconds that the server asks to wait; 0 if it does not say.
+        status: of the server's answer; 0 if there was none.
+    """
+
+    def __init__(self, error: Exception, wait: float = 0.0, status: int = 0) -> None:
         super().__init__(str(error))
         self.error = error
         self.wait = wait
+        self.status = status
 
 
 def request_json(
@@ -97,7 +104,7 @@ def send(
         raise TransferError(f"{said} The server's disk is full: make room there, and repeat.")
     failure = TransferError(said)
     if status in RETRYABLE:
-        raise Again(failure, _retry_after(answer))
+        raise Again(failure, _retry_after(answer), status)
     raise failure
 
 
