@@ -16,7 +16,8 @@ WithrunError
 │   └── Refused                           … some of what was logged; all else went through (.refusals)
 ├── ServerUnreachable (ConnectionError)   no answer from the server
 ├── ArtifactNotFound (FileNotFoundError)  a run or version holds nothing at that path
-│   └── ArtifactNotCached (OfflineError)  … as far as the cache goes, and the API is offline
+│   ├── ArtifactNotCached (OfflineError)  … as far as the cache goes, and the API is offline
+│   └── BucketNotFound (TransferError)    … nor does its storage have the bucket
 ├── FailedToPublishArtifact               publishing failed; .source names what was kept
 ├── TransferError                         an upload or download failed
 ├── CacheError                            the cache can't be used as asked
@@ -39,6 +40,7 @@ __all__ = [
     "AlreadyExists",
     "ArtifactNotCached",
     "ArtifactNotFound",
+    "BucketNotFound",
     "CacheError",
     "FailedToPublishArtifact",
     "IllegalPath",
@@ -168,6 +170,10 @@ class FailedToPublishArtifact(WithrunError):
 
 class TransferError(WithrunError):
     """An upload or download failed."""
+
+
+class BucketNotFound(TransferError, ArtifactNotFound):
+    """The bucket or container in an artifact's URL does not exist: nothing is there, nor can be put there."""
 
 
 class CacheError(WithrunError):

@@ -89,6 +89,30 @@ def test_listing(file_server: FileServer, folder: Path) -> None:
     assert (one.Name, one.Size, one.IsDir) == ("a.txt", 5, False)
 
 
+def test_a_configured_remote(
+    file_server: FileServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remote of rclone's configuration tells a file whose name has no suffix from a folder, too."""
+    own = {"host": "127.0.0.1", "port": file_server.port, "url": f"http://127.0.0.1:{file_server.port}"}
+    secret = subprocess.run(
+        [BINARY, "obscure", "-"], input=PASSWORD, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    options = own | {"type": file_server.scheme, "user": "me", "pass": secret}
+    config = tmp_path / "rclone.conf"
+    config.write_text("[nas]\n" + "".join(f"{name} = {value}\n" for name, value in options.items()))
+    monkeypatch.setenv("RCLONE_CONFIG", str(config))
+    ft.push(folder / "a.txt", "nas://store/configured/digits")
+    ft.pull("nas://store/configured/digits", tmp_path / "digits")
+    assert (tmp_path / "digits").read_text() == "alpha"
+    one = ft.ls("nas://store/configured/digits")
+    assert not isinstance(one, list)
+    assert (one.Name, one.Size) == ("digits", 5)
+    ft.pull("nas://store/configured", tmp_path / "all")
+    assert contents(tmp_path / "all") == {"digits": b"alpha"}
+    with pytest.raises(ArtifactNotFound):
+        ft.pull("nas://store/none", tmp_path / "none")
+
+
 def test_what_is_missing(file_server: FileServer, tmp_path: Path) -> None:
     """A missing path is ArtifactNotFound, which speaks of no bucket, and pulls nothing."""
     url = file_server.url("nothing/here")

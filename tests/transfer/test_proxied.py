@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ from mlflow.artifacts import download_artifacts
 from tests.servers import MlflowServer
 from tests.transfer.conftest import contents
 
-from withrun.errors import ArtifactNotFound, IllegalPath, InvalidArgument, ServerUnreachable, TransferError
+from withrun.errors import ArtifactNotFound, InvalidArgument, ServerUnreachable, TransferError
 from withrun.transfer import FileTransfer, ObjMeta, join_url
 
 ft = FileTransfer(prog_bar=False)
@@ -54,7 +55,12 @@ def test_listing(http: httpx.Client, remote: str, folder: Path) -> None:
     ]  # fmt: skip
     everything = ft.ls(remote, recursive=True, http=http)
     assert isinstance(everything, list)
-    assert {m.Path: m.Size for m in everything}["sub/large.bin"] == 3_200_000
+    sizes = {m.Path: m.Size for m in everything}
+    assert sizes["sub/large.bin"] == 3_200_000
+    assert (sizes["empty"], sizes["sub"]) == (0, -1)
+    empty = ft.ls(join_url(remote, "empty"), http=http)
+    assert isinstance(empty, ObjMeta)
+    assert empty.Size == 0
     single = ft.ls(join_url(remote, "a.txt"), http=http)
     assert isinstance(single, ObjMeta)
     assert (single.Name, single.Size, single.IsDir) == ("a.txt", 5, False)
@@ -126,30 +132,32 @@ def test_a_changed_file_is_not_joined(http: httpx.Client, remote: str, tmp_path:
     assert target.read_bytes() == b"new!" * 1000
 
 
-@pytest.mark.parametrize("name", ["a%20b", "a#b", "a?", "x\ny", "a\\b", "%2e%2e", "tab\t"])
-def test_names_that_the_server_would_change_are_refused(
-    http: httpx.Client, remote: str, tmp_path: Path, name: str
-) -> None:
-    """A name that MLflow's server stores as another is refused before anything is sent."""
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / name).write_text("x")
-    (tmp_path / "d" / "fine").write_text("x")
-    with pytest.raises(IllegalPath):
-        ft.push(tmp_path / "d", remote, http=http)
-    with pytest.raises(ArtifactNotFound):
-        ft.ls(remote, http=http)
+@pytest.mark.parametrize("below", ["", "sub/deeper"])
+def test_a_folder_without_files(http: httpx.Client, remote: str, tmp_path: Path, below: str) -> None:
+    """A folder that would be nowhere on the server is refused, and nothing is sent."""
+    source = tmp_path / "d"
+    (source / below).mkdir(parents=True)
+    sent: list[httpx.Request] = []
+    http.event_hooks = {"request": [sent.append]}
+    for publish in (partial(ft.push, http=http), ft.check):
+        with pytest.raises(InvalidArgument, match="holds no file"):
+            publish(source, remote)
+    assert sent == []
 
 
-@pytest.mark.parametrize(
-    "name", ["50%", "a&b=c;d", "ü日本 x", "-rf", "$(id)", "`id`", 'q"uote', "'", "~", "a:b", "*", "[x]"]
-)
-def test_names_that_are_kept(http: httpx.Client, remote: str, tmp_path: Path, name: str) -> None:
-    """Other odd names come back as they were."""
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / name).write_text(name)
-    ft.push(tmp_path / "d", remote, http=http)
-    ft.pull(remote, tmp_path / "p", http=http)
-    assert contents(tmp_path / "p") == {name: name.encode()}
+def test_a_file_in_a_folders_place(http: httpx.Client, remote: str, folder: Path) -> None:
+    """A file where a folder lies, or the reverse, is refused at once; the error says what is in the way."""
+    ft.push(folder, remote, http=http)
+    sent: list[httpx.Request] = []
+    http.event_hooks = {"request": [sent.append]}
+    for place, kind, way in (
+        ("sub", "folder", "sub"),
+        ("a.txt/x", "file", "a.txt"),
+        ("a.txt/x/y", "file", "a.txt"),
+    ):
+        with pytest.raises(TransferError, match=f"a {kind} lies at '[0-9a-f]*/{way}'"):
+            ft.push(folder / "a.txt", join_url(remote, place), http=http)
+    assert [request.method for request in sent].count("PUT") == 3
 
 
 def test_without_a_server(folder: Path) -> None:

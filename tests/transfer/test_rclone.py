@@ -17,6 +17,8 @@ from tests.transfer.conftest import contents
 
 from withrun.errors import (
     ArtifactNotFound,
+    BucketNotFound,
+    IllegalPath,
     InvalidArgument,
     MissingDependency,
     ServerUnreachable,
@@ -244,11 +246,13 @@ def test_errors_say_why_and_what_to_do(
 ) -> None:
     """Missing buckets, wrong and missing credentials and unreachable endpoints each have their message."""
     error = failure(ft.push, folder, "s3://nosuchbucket/x")
-    assert isinstance(error, TransferError)
+    assert isinstance(error, BucketNotFound)
     assert "'nosuchbucket' does not exist" in str(error)
-    error = failure(ft.pull, "s3://nosuchbucket/x", tmp_path / "x")
-    assert isinstance(error, ArtifactNotFound)
-    assert "nosuchbucket" in str(error)
+    for url in ("s3://nosuchbucket", "s3://nosuchbucket/x", "s3://nosuchbucket/x.txt"):
+        for error in (failure(ft.pull, url, tmp_path / "x"), failure(ft.ls, url)):
+            assert isinstance(error, BucketNotFound)
+            assert "'nosuchbucket' does not exist" in str(error)
+    assert not isinstance(failure(ft.ls, f"{bucket}/x"), BucketNotFound)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
         for error in (failure(ft.push, folder, f"{bucket}/x"), failure(ft.ls, f"{bucket}/x")):
@@ -302,6 +306,85 @@ def test_a_configured_remote_wins(
     (folder / "a.txt").write_text("ALPHA")
     FileTransfer(prog_bar=False, use_scheme="my-disk").push(folder, "s3://bucket/x")
     assert contents(tmp_path / "disk" / "bucket" / "x") == contents(folder)
+
+
+@pytest.mark.parametrize("kind", ["s3", "alias of s3", "alias of a disk"])
+def test_what_a_configured_remote_holds(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Files, folders and what is missing are told apart, whatever storage a configured remote leads to."""
+    name = bucket.removeprefix("s3://")
+    endpoint = os.environ["MLFLOW_S3_ENDPOINT_URL"]
+    config = tmp_path / "rclone.conf"
+    config.write_text(
+        f"[bucket]\ntype = s3\nprovider = Other\nenv_auth = true\nendpoint = {endpoint}\n"
+        f"[cloud]\ntype = alias\nremote = bucket:{name}\n"
+        f"[nas]\ntype = alias\nremote = {tmp_path}/disk\ndescription = s3 of the team\n"
+    )
+    monkeypatch.setenv("RCLONE_CONFIG", str(config))
+    root = {"s3": f"bucket://{name}/store", "alias of s3": "cloud://store", "alias of a disk": "nas://store"}[
+        kind
+    ]
+    (tmp_path / "digits").write_text("weights")
+    ft.push(tmp_path / "digits", f"{root}/digits")
+    ft.push(tmp_path / "digits", f"{root}/same/same")
+    one = ft.ls(f"{root}/digits")
+    assert isinstance(one, ObjMeta)
+    assert (one.Name, one.Size) == ("digits", 7)
+    assert isinstance(ft.ls(f"{root}/same"), list)
+    for path in ("digits", "same"):
+        ft.pull(f"{root}/{path}", tmp_path / "pulled" / path)
+    assert contents(tmp_path / "pulled") == {"digits": b"weights", "same/same": b"weights"}
+    for missing in ("none", "none.txt"):
+        assert isinstance(failure(ft.pull, f"{root}/{missing}", tmp_path / "none"), ArtifactNotFound)
+
+
+def test_arguments_that_rclone_refuses(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """What rclone does not take of `extra_args` is named, for each function that they are given to."""
+    ft.push(folder, f"{bucket}/m")
+    own = {
+        name: FileTransfer(prog_bar=False, extra_args={name: ["--no-such-flag"]})
+        for name in ("ls", "copyto", "sync")
+    }
+    for error in (
+        failure(own["ls"].ls, f"{bucket}/m"),
+        failure(own["copyto"].push, folder, f"{bucket}/n"),
+        failure(own["sync"].pull, f"{bucket}/m", tmp_path / "pulled"),
+    ):
+        assert isinstance(error, InvalidArgument)
+        assert "unknown flag: --no-such-flag. Mend `extra_args`" in str(error)
+
+
+def test_a_folder_without_files(bucket: str, tmp_path: Path) -> None:
+    """A folder that would be nowhere in a bucket is refused; nothing is sent."""
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    for publish in (ft.push, ft.check):
+        with pytest.raises(InvalidArgument, match="holds no file"):
+            publish(tmp_path / "d", f"{bucket}/d")
+    assert ft.ls(bucket) == []
+
+
+@pytest.mark.parametrize("name", ["\u201bq", "q\u201b", "\u201b\n", "\u201b\u240a"])
+def test_names_that_rclone_has_no_form_for(
+    bucket: str, s3_server: S3Server, tmp_path: Path, name: str
+) -> None:
+    """A name with rclone's own quote is refused before anything moves, either way; a listing shows it."""
+    (tmp_path / "d" / name).mkdir(parents=True)
+    (tmp_path / "d" / "fine").write_text("x")
+    (tmp_path / "d" / name / "f").write_text("x")
+    for source, target in (("d/fine", name), ("d/fine", f"{name}/x"), ("d", "m"), (f"d/{name}", "m")):
+        error = failure(ft.push, tmp_path / source, f"{bucket}/{target}")
+        assert isinstance(error, IllegalPath)
+        assert "U+201B" in str(error)
+    assert ft.ls(bucket) == []
+    client = pytest.importorskip("boto3").client("s3", endpoint_url=s3_server.url)
+    client.put_object(Bucket=bucket.removeprefix("s3://"), Key=f"theirs/{name}", Body=b"x")
+    listed = ft.ls(f"{bucket}/theirs")
+    assert isinstance(listed, list)
+    assert [meta.Name for meta in listed] == [name]
+    for url in (f"{bucket}/theirs", f"{bucket}/theirs/{name}"):
+        assert isinstance(failure(ft.pull, url, tmp_path / "pulled"), IllegalPath)
+    assert not (tmp_path / "pulled").exists()
 
 
 def test_extra_args_reach_rclone(bucket: str, folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ checked before anything is written, and what was pulled is compared with the lis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +15,10 @@ from withrun.transfer.leftovers import clear_file, clear_folder, make_folder
 from withrun.transfer.objmeta import ObjMeta
 from withrun.transfer.paths import check_name
 from withrun.transfer.progress import Bar
-from withrun.transfer.tree import scan
+from withrun.transfer.tree import Tree, check_has_files, scan
 from withrun.transfer.urls import name_of, redact
 
-__all__ = ["CloudTool", "ls", "pull", "push"]
+__all__ = ["CloudTool", "check", "ls", "pull", "push"]
 
 
 class CloudTool(Protocol):
@@ -33,6 +33,13 @@ class CloudTool(Protocol):
     def has_empty_folders(self, url: str) -> bool:
         """Whether nothing in a listing means a folder with nothing in it; else there is no such folder."""
 
+    def check_names(self, url: str, names: Iterable[str]) -> None:
+        """Refuse what the tool can't move: the URL, or paths relative to it.
+
+        Raises:
+            IllegalPath: it would bring them to other names.
+        """
+
     def copyto(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
         """Copy a file to exactly `target`, or a folder's content into `target`.
 
@@ -45,19 +52,27 @@ class CloudTool(Protocol):
 
 def push(tool: CloudTool, source: Path, url: str, bar: Bar) -> None:
     """Publish the file or folder `source` at exactly that URL; nothing else there is touched."""
-    tree = scan(source)
+    tree = check(tool, source, url)
     bar.total(tree.size)
+    tool.copyto(str(source.absolute()), url, bar, {file.relative: file.size for file in tree.files})
+
+
+def check(tool: CloudTool, source: Path, url: str) -> Tree:
+    """Return what is to be published, all of which the tool can bring to that URL."""
+    tree = scan(source)
+    check_has_files(tree, source)
     if tree.is_file and not name_of(url):
         raise TransferError(
             f"Can't publish the file {str(source)!r} as {redact(url)!r}: that is a bucket or a root. "
             "Give the file a path below it."
         )
-    if tree.files:
-        tool.copyto(str(source.absolute()), url, bar, {file.relative: file.size for file in tree.files})
+    tool.check_names(url, (file.relative for file in tree.files))
+    return tree
 
 
 def pull(tool: CloudTool, url: str, target: Path, bar: Bar) -> None:
     """Bring the file or folder at that URL to `target`, and check that it arrived whole."""
+    tool.check_names(url, ())
     found = ls(tool, url, recursive=True)
     if isinstance(found, ObjMeta):
         clear_file(target)
@@ -67,6 +82,7 @@ def pull(tool: CloudTool, url: str, target: Path, bar: Bar) -> None:
         _check_arrived({target: found.Size}, url)
         return
     sizes = {meta.Path: meta.Size for meta in found if not meta.IsDir}
+    tool.check_names(url, sizes)
     clear_folder(target, sizes, (meta.Path for meta in found if meta.IsDir))
     bar.total(sum(max(size, 0) for size in sizes.values()))
     if found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from withrun.errors import ArtifactNotFound, InvalidArgument, MissingDependency, TransferError, WithrunError
@@ -95,6 +95,9 @@ class CustomTool:
     def has_empty_folders(self, url: str) -> bool:
         """A tool that finds nothing is taken to mean that nothing is there."""
         return False
+
+    def check_names(self, url: str, names: Iterable[str]) -> None:
+        """Leave the names to the tool."""
 
     def copyto(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
         """Call the tool's `copyto`."""

@@ -7,14 +7,12 @@ until checked: nothing is written outside the target, and our credentials go to 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlparse, urlunparse
 
 import httpx
 
-from withrun.errors import ArtifactNotFound, IllegalPath, InvalidArgument, TransferError
+from withrun.errors import ArtifactNotFound, InvalidArgument, TransferError
 from withrun.transfer import multipart
 from withrun.transfer.http_files import ARTIFACTS, Listed, download, list_folder, upload
 from withrun.transfer.leftovers import clear_file, clear_folder, make_folder
@@ -22,11 +20,12 @@ from withrun.transfer.objmeta import ObjMeta
 from withrun.transfer.paths import check_name
 from withrun.transfer.progress import Bar
 from withrun.transfer.requests import client_for_others
-from withrun.transfer.tree import TreeFile, scan
-from withrun.transfer.urls import redact
+from withrun.transfer.server_names import check_asked, check_kept, check_listed
+from withrun.transfer.tree import Tree, TreeFile, check_has_files, scan
+from withrun.transfer.urls import redact, split_url
 from withrun.transfer.workers import Check, for_each
 
-__all__ = ["ls", "open_route", "pull", "push"]
+__all__ = ["check", "ls", "open_route", "pull", "push"]
 
 _MAX_DEPTH = 64
 """Folders within folders that a listing may have: a hostile server can nest them without end."""
@@ -45,14 +44,12 @@ def open_route(url: str, http: httpx.Client | None) -> Iterator[tuple[httpx.Clie
         InvalidArgument: the URL names no server, and there is no `http`.
         IllegalPath: the URL's path climbs.
     """
-    parts = urlparse(url)
-    base, path = _split(parts.path)
+    own_scheme, netloc, whole = split_url(url)
+    base, path = _split(whole)
     elsewhere = base is not None and http is not None and base != http.base_url.path.rstrip("/")
     if path:
         check_name(path, what=f"the path of the artifact URL {redact(url)!r}")
-    if not parts.netloc or (
-        http is not None and not elsewhere and _same_server(parts.scheme, parts.netloc, http.base_url)
-    ):
+    if not netloc or (http is not None and not elsewhere and _same_server(own_scheme, netloc, http.base_url)):
         if http is None:
             raise InvalidArgument(
                 f"The artifacts at {redact(url)!r} are kept by an MLflow server, and this store was opened "
@@ -60,8 +57,8 @@ def open_route(url: str, http: httpx.Client | None) -> Iterator[tuple[httpx.Clie
             )
         yield http, path
         return
-    scheme = parts.scheme if parts.scheme in _DEFAULT_PORTS else (http.base_url.scheme if http else "http")
-    host = parts.netloc.rpartition("@")[2]
+    scheme = own_scheme if own_scheme in _DEFAULT_PORTS else (http.base_url.scheme if http else "http")
+    host = netloc.rpartition("@")[2]
     timeout = http.timeout if http is not None else httpx.Timeout(30)
     with client_for_others(http, base_url=f"{scheme}://{host}{base or ''}", timeout=timeout) as anonymous:
         yield anonymous, path
@@ -69,15 +66,8 @@ def open_route(url: str, http: httpx.Client | None) -> Iterator[tuple[httpx.Clie
 
 def push(source: Path, http: httpx.Client, path: str, bar: Bar) -> None:
     """Publish the file or folder `source` at exactly `path`, file by file; nothing else there is touched."""
-    tree = scan(source)
+    tree, places = _examined(source, path)
     bar.total(tree.size)
-    if tree.is_file and not path:
-        raise InvalidArgument(
-            "A file can't be published as the root of a server's artifacts; give it a path there."
-        )
-    places = {file: _joined(path, file.relative) for file in tree.files}
-    for place in places.values():
-        _check_kept(place)
 
     def send(file: TreeFile, check: Check) -> None:
         place = places[file]
@@ -88,6 +78,11 @@ def push(source: Path, http: httpx.Client, path: str, bar: Bar) -> None:
 
     # The largest first: a long one that starts last is what all would wait for.
     for_each(send, sorted(tree.files, key=lambda file: -file.size))
+
+
+def check(source: Path, url: str) -> None:
+    """Raise what publishing `source` at that URL would raise before anything is sent."""
+    _examined(source, _split(split_url(url)[2])[1])
 
 
 def pull(http: httpx.Client, path: str, target: Path, bar: Bar) -> None:
@@ -101,6 +96,8 @@ def pull(http: httpx.Client, path: str, target: Path, bar: Bar) -> None:
         below = list(_walk(http, path, found))
         folders = [relative for relative, entry in below if entry.is_dir]
         files = [(relative, entry) for relative, entry in below if not entry.is_dir]
+        for relative, _ in files:
+            check_listed(relative)
         clear_folder(target, (relative for relative, _ in files), folders)
         # No folder is a symlink now, and parents come first.
         for relative in folders:
@@ -119,10 +116,29 @@ def ls(http: httpx.Client, path: str, *, recursive: bool) -> list[ObjMeta] | Obj
     """List a folder; one ObjMeta for a file."""
     found = _find(http, path)
     if isinstance(found, Listed):
-        return ObjMeta.of(found.name, is_dir=False, size=found.size)
+        return _meta(found.name, found)
     entries = _walk(http, path, found) if recursive else ((entry.name, entry) for entry in found)
-    metas = [ObjMeta.of(relative, is_dir=entry.is_dir, size=entry.size) for relative, entry in entries]
+    metas = [_meta(relative, entry) for relative, entry in entries]
     return sorted(metas, key=lambda meta: meta.Path)
+
+
+def _meta(relative: str, entry: Listed) -> ObjMeta:
+    # MLflow's answers leave a size of 0 out. A download does not rely on that, see `Listed`.
+    return ObjMeta.of(relative, is_dir=entry.is_dir, size=max(entry.size, 0))
+
+
+def _examined(source: Path, path: str) -> tuple[Tree, dict[TreeFile, str]]:
+    """The source's tree and the place of each file, all of which the server keeps."""
+    tree = scan(source)
+    check_has_files(tree, source)
+    if tree.is_file and not path:
+        raise InvalidArgument(
+            "A file can't be published as the root of a server's artifacts; give it a path there."
+        )
+    places = {file: _joined(path, file.relative) for file in tree.files}
+    for place in places.values():
+        check_kept(place)
+    return tree, places
 
 
 def _find(http: httpx.Client, path: str) -> list[Listed] | Listed:
@@ -131,6 +147,7 @@ def _find(http: httpx.Client, path: str) -> list[Listed] | Listed:
     The API lists a file as an empty folder, some versions as a folder with just itself: only the folder
     above tells them apart. That is asked first, and often alone, where the name looks like a file's.
     """
+    check_asked(path)
     above, _, name = path.rpartition("/")
     looks_like_a_file = PurePosixPath(name).suffix != ""
     itself = _entry(http, above, name) if looks_like_a_file else None
@@ -163,27 +180,12 @@ def _walk(http: httpx.Client, path: str, top: list[Listed]) -> Iterator[tuple[st
 
         def listed(relative: str, check: Check) -> list[tuple[str, Listed]]:
             check()
+            check_listed(relative)
             entries = list_folder(http, _joined(path, relative), check)
             return [(f"{relative}/{entry.name}", entry) for entry in entries]
 
         level = [item for found in for_each(listed, folders) for item in found]
     raise TransferError(f"The server lists more than {_MAX_DEPTH} folders within one another below {path!r}.")
-
-
-def _check_kept(path: str) -> None:
-    """Refuse a path that MLflow's server would not keep as it is.
-
-    The server decodes what it is given until nothing changes, so `a%20b` would overwrite `a b`, drops what
-    looks like a query, escapes control characters, and refuses `#`.
-    """
-    decoded = unquote(path)
-    kept = decoded == path and urlunparse(urlparse(path)) == path
-    if not kept or "#" in path or "\\" in path or re.search(r"[\x00-\x1f\x7f]", path):
-        raise IllegalPath(
-            f"An MLflow server can't keep an artifact under the name {path!r}: it changes or refuses "
-            "names with percent-encoded characters, '#', '?', '\\' and control characters. Rename the file."
-        )
-    check_name(path, what="the artifact path")
 
 
 def _split(path: str) -> tuple[str | None, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +17,7 @@ from withrun.transfer.progress import Bar
 from withrun.transfer.rclone_errors import translate
 from withrun.transfer.rclone_names import from_rclone, to_rclone
 from withrun.transfer.rclone_process import Launcher, find_binary, quoted, rclone_module, user_config_file
-from withrun.transfer.remotes import Remote, build_remote, configured_remote
+from withrun.transfer.remotes import OBJECT_STORES, Remote, build_remote, configured_remote
 from withrun.transfer.urls import local_path, name_of, redact
 
 __all__ = ["LARGE", "Rclone"]
@@ -52,12 +54,16 @@ class Rclone:
 
     def __init__(self, extra_args: dict[str, list[str]]) -> None:
         self._extra_args = extra_args
-        self._binary = find_binary()
         self._env = dict(os.environ)
         self._files: dict[str, bool] = {}
         config = user_config_file()
         if config:
             self._env["RCLONE_CONFIG"] = config
+
+    @cached_property
+    def _binary(self) -> str:
+        """Looked for when something is to be started: names can be judged without."""
+        return find_binary()
 
     def entries(self, url: str, *, recursive: bool) -> list[dict[str, Any]]:
         """List a folder, or tell a file's metadata.
@@ -97,8 +103,34 @@ class Rclone:
         return self._files[url]
 
     def has_empty_folders(self, url: str) -> bool:
-        """True for what is known to have folders: SFTP, WebDAV and their kin."""
-        return not self._remote(url).buckets
+        """True for SFTP, WebDAV and their kin, and for a configured remote whose storage says so."""
+        remote = self._remote(url)
+        if remote.buckets or remote.options:
+            return not remote.buckets
+        return self._keeps_empty_folders(remote)
+
+    def _keeps_empty_folders(self, remote: Remote) -> bool:
+        """Ask rclone: what an `alias`, `crypt` or `union` can do is for the storages below it to say."""
+        done = subprocess.run(  # noqa: S603 - no argument comes from outside
+            [self._binary, "backend", "features", f"{remote.name}:", "--ask-password=false"],
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        try:
+            return bool(json.loads(done.stdout)["Features"]["CanHaveEmptyDirectories"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise translate(
+                done.stderr, asked=f"ask what the remote {remote.name!r} can do", url=f"{remote.name}:"
+            ) from error
+
+    def check_names(self, url: str, names: Iterable[str]) -> None:
+        """Refuse what rclone has no form for."""
+        for path in (url, *names):
+            to_rclone(path)
 
     def copyto(self, source: str, target: str, bar: Bar, sizes: Mapping[str, int]) -> None:
         """Upload or download with `rclone copyto`; a large file to S3 with `rclone rcat`."""
@@ -226,7 +258,12 @@ class Rclone:
             secrets += [value for key, value in remote.options.items() if key in ("key", "sas_url")]
             # `from None`: rclone-python's own message repeats the words, secrets included.
             raise translate(
-                error.error_msg, asked=asked, url=url, secrets=secrets, buckets=remote.buckets
+                error.error_msg,
+                asked=asked,
+                url=url,
+                secrets=secrets,
+                buckets=remote.buckets,
+                listing=name == "ls",
             ) from None
         except ValueError as error:
             raise TransferError(f"Could not {asked}: rclone's answer can't be read: {error}.") from error
@@ -236,8 +273,9 @@ class Rclone:
 
     def _remote(self, url: str) -> Remote:
         scheme = url.partition(":")[0]
-        if scheme in _configured(self._binary, self._env):
-            return configured_remote(url)
+        configured = _configured(self._binary, self._env)
+        if scheme in configured:
+            return configured_remote(url, buckets=configured[scheme])
         return build_remote(url, self._env, Path.home())
 
     def _child_env(self, remote: Remote) -> dict[str, str]:
@@ -275,17 +313,17 @@ def remote_flags(remote: Remote) -> list[str]:
     return [f'"{quoted(flag)}"' for flag in remote.flags]
 
 
-_remotes: dict[tuple[object, ...], frozenset[str]] = {}
+_remotes: dict[tuple[object, ...], dict[str, bool]] = {}
 _remotes_lock = threading.Lock()
 
 
-def _configured(binary: str, env: dict[str, str]) -> frozenset[str]:
-    """The names of the user's remotes; asked again when rclone's configuration has changed."""
+def _configured(binary: str, env: dict[str, str]) -> dict[str, bool]:
+    """The user's remotes, and whether each is an object store; asked again when the configuration changes."""
     files = [env["RCLONE_CONFIG"]] if env.get("RCLONE_CONFIG") else _config_files(binary, env)
     stats = tuple((file, *_stamp(file)) for file in files)
     variables = tuple(sorted(name for name in env if name.startswith("RCLONE_CONFIG_")))
     if not variables and not any(size for _, _, size in stats):
-        return frozenset()
+        return {}
     key = (binary, stats, variables)
     with _remotes_lock:
         if key not in _remotes:
@@ -293,9 +331,9 @@ def _configured(binary: str, env: dict[str, str]) -> frozenset[str]:
         return _remotes[key]
 
 
-def _list_remotes(binary: str, env: dict[str, str]) -> frozenset[str]:
+def _list_remotes(binary: str, env: dict[str, str]) -> dict[str, bool]:
     done = subprocess.run(  # noqa: S603 - no argument comes from outside
-        [binary, "listremotes", "--ask-password=false"],
+        [binary, "listremotes", "--long", "--ask-password=false"],
         env=env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -309,7 +347,12 @@ def _list_remotes(binary: str, env: dict[str, str]) -> frozenset[str]:
             url="rclone:",
             secrets=[env.get("RCLONE_CONFIG_PASS", "")],
         )
-    return frozenset(line.removesuffix(":") for line in done.stdout.splitlines())
+    remotes = {}
+    for line in done.stdout.splitlines():
+        name, _, kind = line.partition(":")
+        # A description may follow, and both have blanks in them.
+        remotes[name] = f"{kind.strip()} ".startswith(tuple(f"{store} " for store in OBJECT_STORES))
+    return remotes
 
 
 def _config_files(binary: str, env: dict[str, str]) -> list[str]:

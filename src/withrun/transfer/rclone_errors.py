@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from withrun.errors import ArtifactNotFound, ServerUnreachable, TransferError, WithrunError
+from withrun.errors import (
+    ArtifactNotFound,
+    BucketNotFound,
+    InvalidArgument,
+    ServerUnreachable,
+    TransferError,
+    WithrunError,
+)
 from withrun.transfer.urls import redact
 
 __all__ = ["translate"]
@@ -36,12 +43,21 @@ _NOISE = re.compile(
     r"(?:^|(?<=\n))(?:SDK )?\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:NOTICE|ERROR|WARN|INFO|CRITICAL) ?:? ?|"
     r",? ?(?:RequestID|HostID): ?[^,]*"
 )
+_USAGE = re.compile(r"^Error: (.*)\nUsage:", re.MULTILINE)
+"""How rclone refuses its command line."""
+
 _BESIDE_THE_POINT = re.compile(r"not found - using defaults|No host key validation is being performed")
 """Notices that come with every call, whatever becomes of it."""
 
 
 def translate(
-    words: str, *, asked: str, url: str, secrets: Iterable[str] = (), buckets: bool = True
+    words: str,
+    *,
+    asked: str,
+    url: str,
+    secrets: Iterable[str] = (),
+    buckets: bool = True,
+    listing: bool = False,
 ) -> WithrunError:
     """Return the error that rclone's words mean.
 
@@ -51,7 +67,15 @@ def translate(
         url: the storage's URL.
         secrets: values that must not be shown.
         buckets: whether the storage has buckets.
+        listing: whether it was a listing. A storage with buckets lists any folder, if only as empty: what is
+            not found is the bucket.
     """
+    refused = _USAGE.search(words)
+    if refused:
+        return InvalidArgument(
+            f"Could not {asked}: rclone does not take its arguments: {_cleaned(refused[1], secrets)}. "
+            "Mend `extra_args` of the FileTransfer; if they are right, install a newer rclone."
+        )
     said = _cleaned(words, secrets)
     shown = repr(redact(url))
     bucket = repr(re.sub(r"^[^:]+:/*", "", redact(url)).partition("/")[0])
@@ -66,8 +90,9 @@ def translate(
             "usual environment (s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE), or add a "
             f"remote of the scheme's name to rclone's configuration (`rclone config`). ({said})"
         )
-    if re.search(r"NoSuchBucket|ContainerNotFound|bucket does not exist|bucket doesn't exist", words):
-        return TransferError(
+    no_bucket = r"NoSuchBucket|ContainerNotFound|bucket does not exist|bucket doesn't exist"
+    if re.search(no_bucket, words) or (buckets and listing and "directory not found" in words):
+        return BucketNotFound(
             f"{failed}: the bucket {bucket} does not exist. Create it, or mend the URL. ({said})"
         )
     if re.search(r"(directory|object) not found|NoSuchKey|StatusCode: 404|file does not exist", words):

@@ -1,12 +1,15 @@
 """Names as rclone writes them: control characters are shown as pictures (a newline as U+240A).
 
 rclone uses this form on its command line and in its listings, whatever the storage keeps. A name that has
-such a picture in it already has it marked with the quote U+201B.
+such a picture in it already has it marked with the quote U+201B. A name that has that quote itself can be
+written in no form: rclone lists it doubled, and finds it neither so nor as it is.
 """
 
 from __future__ import annotations
 
 import re
+
+from withrun.errors import IllegalPath
 
 __all__ = ["from_rclone", "to_rclone"]
 
@@ -17,8 +20,17 @@ _QUOTED = re.compile(f"{_QUOTE}([\u2401-\u241f\u2421{_QUOTE}])|([\u2401-\u241f\u
 
 
 def to_rclone(path: str) -> str:
-    """Return a path as rclone wants it."""
-    return "".join(_PICTURES.get(c, _QUOTE + c if c in _CONTROLS or c == _QUOTE else c) for c in path)
+    """Return a path as rclone wants it.
+
+    Raises:
+        IllegalPath: rclone has no form for it.
+    """
+    if _QUOTE in path:
+        raise IllegalPath(
+            f"rclone can't move {path!r}: it uses the character {_QUOTE!r} (U+201B) for itself, and would "
+            "take that for another name. Rename it."
+        )
+    return "".join(_PICTURES.get(c, _QUOTE + c if c in _CONTROLS else c) for c in path)
 
 
 def from_rclone(path: str) -> str:

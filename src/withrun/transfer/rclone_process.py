@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, BinaryIO
@@ -139,17 +140,26 @@ def rclone_module(launcher: Launcher) -> ModuleType:
     """Return a private copy of `rclone_python.rclone` that starts its processes with `launcher`."""
     utils = _fresh("rclone_python.utils")
     rclone = _fresh("rclone_python.rclone")
-    for module, name in ((utils, "subprocess"), (rclone, "utils"), (rclone, "which")):
+    needed = ((utils, "subprocess"), (utils, "extract_rclone_progress"), (rclone, "utils"), (rclone, "which"))
+    for module, name in needed:
         if not hasattr(module, name):
             raise MissingDependency(
                 f"The installed rclone-python is not supported: its {module.__name__} has no {name!r}. "
                 "Install rclone-python 0.1.x."
             )
+    utils.extract_rclone_progress = partial(_heard, utils.extract_rclone_progress)  # type: ignore[attr-defined]
     utils.subprocess = launcher  # type: ignore[attr-defined]
     rclone.utils = utils  # type: ignore[attr-defined]
     rclone.which = lambda _: "rclone"  # type: ignore[attr-defined] # found already, see find_binary
     utils.logger = rclone.logger = _QuietLogger()  # type: ignore[attr-defined]
     return rclone
+
+
+def _heard(
+    read: Callable[[str], tuple[bool, dict[str, Any] | None]], line: str
+) -> tuple[bool, dict[str, Any] | None]:
+    """Read a line of a transfer's log. Its arguments rclone refuses in plain words, before there is a log."""
+    return (False, {"msg": line.rstrip()}) if line.startswith(("Error: ", "Usage:")) else read(line)
 
 
 def _fresh(name: str) -> ModuleType:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from withrun.errors import InvalidArgument
 from withrun.transfer.urls import has_password, redact, scheme_of
 
-__all__ = ["Remote", "build_remote", "configured_remote"]
+__all__ = ["OBJECT_STORES", "Remote", "build_remote", "configured_remote"]
 
 logger = logging.getLogger("withrun.transfer")
 
@@ -32,7 +32,8 @@ class Remote:
         options: the remote's options; empty if the user's configuration has it.
         passwords: options that rclone wants obscured, in the clear.
         flags: further global flags.
-        buckets: whether it is an object store: no empty folders, and no other file can be in the way.
+        buckets: whether it is known to be an object store: no empty folders, and no other file can be in the
+            way.
     """
 
     path: str
@@ -47,8 +48,27 @@ class Remote:
         return self.path.partition(":")[0]
 
 
-def configured_remote(url: str) -> Remote:
+OBJECT_STORES = (
+    "s3",
+    "google cloud storage",
+    "gcs",
+    "azureblob",
+    "b2",
+    "swift",
+    "oracleobjectstorage",
+    "oos",
+    "qingstor",
+    "storj",
+)
+"""Types of remotes, as rclone calls them, that are object stores whatever their options are."""
+
+
+def configured_remote(url: str, *, buckets: bool) -> Remote:
     """The remote that the user's rclone configuration has under the URL's scheme.
+
+    Args:
+        url: of the storage.
+        buckets: whether that remote is known to be an object store.
 
     Raises:
         InvalidArgument: the URL holds a password, which would be part of the path on rclone's command line.
@@ -59,7 +79,7 @@ def configured_remote(url: str) -> Remote:
             f"{redact(url)!r} was given with a password, but rclone's configuration has a remote {scheme!r}, "
             "whose own is used. Leave user and password out of the URL."
         )
-    return Remote(f"{scheme}:{_rest(url)}")
+    return Remote(f"{scheme}:{_rest(url)}", buckets=buckets)
 
 
 def build_remote(url: str, env: Mapping[str, str], home: Path) -> Remote:

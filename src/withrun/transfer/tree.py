@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from withrun.errors import ArtifactNotFound, TransferError
+from withrun.errors import ArtifactNotFound, InvalidArgument, TransferError
 from withrun.transfer.paths import ABSENT, check_link
 
-__all__ = ["Tree", "TreeFile", "scan"]
+__all__ = ["Tree", "TreeFile", "check_has_files", "scan"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,19 @@ def scan(source: Path, *, ignore_prefix: str | None = None, confined: bool = Fal
         else:
             tree.files.append(TreeFile(relative, path, found.st_size))
     return tree
+
+
+def check_has_files(tree: Tree, source: Path) -> None:
+    """Refuse a folder without any file, for a storage that keeps nothing but files.
+
+    Raises:
+        InvalidArgument: published, it would be nowhere.
+    """
+    if not tree.files:
+        raise InvalidArgument(
+            f"Can't publish the folder {str(source)!r}: it holds no file, and its storage keeps nothing but "
+            "files. Put one in it, or leave it out; a local repo would keep it."
+        )
 
 
 def _walk(

@@ -22,6 +22,7 @@ __all__ = [
     "name_of",
     "redact",
     "scheme_of",
+    "split_url",
     "with_scheme",
 ]
 
@@ -85,10 +86,20 @@ def name_of(url: str) -> str:
     path = local_path(url)
     if path is not None:
         return path.name
-    rest = url[len(scheme_of(url)) + 1 :]
-    if rest.startswith("//"):
-        rest = rest[2:].partition("/")[2]
-    return rest.rstrip("/").rpartition("/")[2]
+    return split_url(url)[2].rstrip("/").rpartition("/")[2]
+
+
+def split_url(url: str) -> tuple[str, str, str]:
+    """Return scheme, host and path of a URL that is none of a local file; its path is all that follows.
+
+    `urllib.parse` would cut it off at the `?`, `#` or `;` of a file's name, and drop tabs and newlines.
+    """
+    scheme = scheme_of(url)
+    rest = url[len(scheme) + 1 :]
+    if not rest.startswith("//"):
+        return scheme, "", rest
+    host, slash, path = rest[2:].partition("/")
+    return scheme, host, slash + path
 
 
 def is_proxied(url: str) -> bool:
