@@ -31,11 +31,20 @@ class PageSizes:
     """
 
     def __init__(self, limit: int | None, *, exact: bool) -> None:
+        self._limit, self._exact = limit, exact
         if limit is None:
             self._size = _FIRST
         else:
             self._size = min(limit if exact else max(4 * limit, _SMALLEST), _LARGEST_FIRST)
         self._left = limit if exact else None
+
+    def another(self) -> PageSizes:
+        """The sizes for a search in place of this one, from the start."""
+        return PageSizes(self._limit, exact=self._exact)
+
+    def begin_with(self, most: int) -> None:
+        """Let the first page have no more than so many."""
+        self._size = min(self._size, most)
 
     @property
     def enough(self) -> bool:

@@ -3,12 +3,15 @@
 A plan is a union of searches that holds every match. All results are evaluated against the whole query, and
 results of several searches are merged by ID, so that the answer is the same whatever was pushed down, and a
 condition that the store answers exactly is merely cheap to check again.
+
+A search makes a store read all that has the key, however little it finds. So a plan makes few searches, some
+of which hold more than they need to; where one of them finds much, narrower ones are made in its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -31,13 +34,15 @@ class Search:
 
     Attributes:
         filter: in the store's grammar; empty for everything.
-        experiments: IDs to search in; None for all active experiments.
+        experiments: IDs to search in; None for all experiments.
         order_by: in the store's words; empty for its own order.
+        narrower: searches to be made in place of this one if it finds much.
     """
 
     filter: str = ""
     experiments: tuple[str, ...] | None = None
     order_by: tuple[str, ...] = ()
+    narrower: tuple[Search, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,13 @@ class Plan:
         if self.at_hand:
             lines.append("  no store is asked: everything at hand is evaluated")
         for number, search in enumerate(() if self.at_hand else self.searches, 1):
-            where = "" if self.kind != "runs" else " in all active experiments"
+            where = "" if self.kind != "runs" else " in all experiments"
             if search.experiments is not None:
                 where = f" in experiments {', '.join(search.experiments) or '(none)'}"
             order = f" ordered by {', '.join(search.order_by)}" if search.order_by else ""
             lines.append(f"  {number}. to the store: {search.filter or '(everything)'}{where}{order}")
+            if search.narrower:
+                lines.append(f"     {len(search.narrower)} narrower searches instead, if that finds much")
         if not self.searches:
             lines.append("  nothing is asked: no document can match")
         if len(self.searches) > 1:
@@ -156,19 +163,12 @@ def make_plan(
     ]
     steps = planner.steps
     wanted = (EVERYTHING,) if part is None else part.searches
-    found = _without_covered(push_down.fits(conjunction, kind) for conjunction in wanted)
+    found = _without_covered(planner.fitting(conjunction) for conjunction in wanted)
     numbers = frozenset(path for path, is_number in map(_only_numbers, _conjuncts(node)) if is_number)
     ordered = _order(order, numbers, kind, push_down, steps) if order else ()
     return Plan(
         kind,
-        tuple(
-            Search(
-                push_down.text(c),
-                None if c.experiments is None else tuple(sorted(c.experiments)),
-                order_by=ordered or (),
-            )
-            for c in found
-        ),
+        tuple(planner.search(conjunction, ordered or ()) for conjunction in found),
         matches=compile_query(node),
         sorting=order,
         sorted_by_store=bool(order) and ordered is not None,
@@ -237,6 +237,21 @@ class _Planner:
             self._step(condition, "store, then here", pushed.why)
         return _Part(_without_covered(pushed.alternatives), pushed.exact, pushed.weaker)
 
+    def fitting(self, conjunction: Conjunction) -> Conjunction:
+        """A conjunction without the conditions that would be too many or too long for one search."""
+        cut = self.push_down.fits(replace(conjunction, narrower=()), self.kind)
+        return replace(cut, narrower=tuple(map(self.fitting, conjunction.narrower)))
+
+    def search(self, conjunction: Conjunction, order_by: tuple[str, ...]) -> Search:
+        """A conjunction in the store's words."""
+        experiments = conjunction.experiments
+        return Search(
+            self.push_down.text(conjunction),
+            None if experiments is None else tuple(sorted(experiments)),
+            order_by,
+            tuple(self.search(one, order_by) for one in conjunction.narrower),
+        )
+
     def _conjunction(self, parts: list[_Part | None]) -> _Part | None:
         if not parts:
             return _Part((EVERYTHING,), exact=True)
@@ -245,12 +260,18 @@ class _Planner:
             return None
         searches: tuple[Conjunction, ...] = (EVERYTHING,)
         exact = len(known) == len(parts) and all(part.exact for part in known)
+        refining: list[_Part] = []
+        multiplied = False
         for part in known:
-            if len(searches) * len(part.searches) <= MAX_SEARCHES:
+            several = len(part.searches) > 1 and not part.exact
+            if len(searches) * len(part.searches) > MAX_SEARCHES or (several and multiplied):
+                refining.append(part)
+            else:
                 searches = tuple(one & other for one in searches for other in part.searches)
-            else:  # a wider net instead of too many; the rest is evaluated on the results
-                searches = tuple(one & part.weaker for one in searches)
-                exact = False
+                multiplied = multiplied or several
+        if refining:
+            exact = False
+            searches = tuple(_refined(one, refining, MAX_SEARCHES // len(searches)) for one in searches)
         weaker = EVERYTHING
         for part in known:
             weaker &= part.searches[0] if len(part.searches) == 1 else part.weaker
@@ -272,6 +293,25 @@ class _Planner:
         text = repr(operand)
         clause = f"{condition.path} {condition.operator} {text if len(text) <= 40 else text[:39] + '…'}"
         self.steps.append(Step(clause, where, why))
+
+
+def _refined(search: Conjunction, parts: Sequence[_Part], most: int) -> Conjunction:
+    """A search of what may match all parts too, with narrower ones for each way to match a part.
+
+    Args:
+        search: what is asked beside.
+        parts: which take several searches each, so that all ways to match them would be many.
+        most: narrower searches that this may end in.
+    """
+    wide = search
+    for part in parts:
+        wide &= part.weaker
+    first, others = parts[0], parts[1:]
+    share = most // len(first.searches)
+    if not share:
+        return _refined(wide, others, most) if others else wide
+    narrower = [search & one for one in first.searches]
+    return replace(wide, narrower=tuple(_refined(o, others, share) for o in narrower) if others else tuple(narrower))
 
 
 def _without_covered(searches: Iterable[Conjunction]) -> tuple[Conjunction, ...]:

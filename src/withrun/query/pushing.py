@@ -7,7 +7,7 @@ result is evaluated again where the condition came from, so that no answer depen
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from withrun.query.fields import Kind
@@ -23,20 +23,28 @@ class Conjunction:
 
     Attributes:
         conditions: clauses of the store's filter grammar.
-        experiments: IDs; None for all active ones. Means nothing except for runs.
+        experiments: IDs; None for all. Means nothing except for runs.
+        narrower: searches to be made instead if this one finds much: together they hold every match in it.
     """
 
     conditions: frozenset[str] = frozenset()
     experiments: frozenset[str] | None = None
+    narrower: tuple[Conjunction, ...] = ()
 
     def __and__(self, other: Conjunction) -> Conjunction:
         both = self.experiments
         if other.experiments is not None:
             both = other.experiments if both is None else both & other.experiments
-        return Conjunction(self.conditions | other.conditions, both)
+        # Those of one will do: with both, each condition more would multiply them.
+        narrower = tuple(one & replace(other, narrower=()) for one in self.narrower) or tuple(
+            replace(self, narrower=()) & one for one in other.narrower
+        )
+        return Conjunction(self.conditions | other.conditions, both, narrower)
 
     def covers(self, other: Conjunction) -> bool:
-        """Whether whatever `other` finds is found by this one."""
+        """Whether whatever `other` finds is found by this one, also by its narrower searches."""
+        if self.narrower:
+            return self == other
         within = self.experiments is None or (
             other.experiments is not None and other.experiments <= self.experiments
         )
@@ -51,16 +59,18 @@ class Pushed:
     """What a store can be asked for one condition.
 
     Attributes:
-        alternatives: searches whose union holds every match; none if nothing can match.
+        alternatives: searches whose union, with the rare ones, holds every match; none if nothing can match.
         exact: the union holds nothing else.
         why: for `explain`; needed where it is not exact.
         weaker: a single search that holds every match too, for plans with too many alternatives otherwise.
+        rare: alternatives that nearly always find nothing.
     """
 
     alternatives: tuple[Conjunction, ...]
     exact: bool = False
     why: str = ""
     weaker: Conjunction = field(default=EVERYTHING)
+    rare: tuple[Conjunction, ...] = ()
 
 
 @dataclass(frozen=True)

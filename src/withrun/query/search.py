@@ -42,6 +42,9 @@ _CONNECTIONS: Final = 4
 """Searches of one plan that are under way at once."""
 
 
+_MUCH: Final = 20
+"""Records that are fetched of a search which narrower ones are to replace if it finds more."""
+
 _NOT_UNDERSTOOD: Final = "INVALID_PARAMETER_VALUE"
 """How a store says that a filter string of the caller's own is none of its grammar."""
 
@@ -101,8 +104,8 @@ def run_plan(plan: Plan, source: PageSource[R, E], limit: int | None = None) -> 
     try:
         wanted = None if sort_here else limit
         streams = [
-            _Stream(plan, source, search, group, PageSizes(wanted, exact=plan.exact), pool)
-            for search, group in source.split(plan)
+            _Stream(plan, source, search, experiments, PageSizes(wanted, exact=plan.exact), pool)
+            for search, experiments in source.split(plan)
         ]
         matches = _without_repeats(_merged(streams, plan))
         if sort_here:
@@ -132,9 +135,11 @@ class _Stream(Generic[R, E]):
         self.sizes = sizes
         self.pool = pool
         self.place = sort_key(plan.sorting)
-        self.next_page = self._fetch("")  # at once, so that all searches of a plan run side by side
+        if search.narrower:
+            sizes.begin_with(_MUCH)
+        self.next_page = self._fetch()  # at once, so that all searches of a plan run side by side
 
-    def _fetch(self, token: str) -> Future[tuple[Page[R], float]]:
+    def _fetch(self, token: str = "") -> Future[tuple[Page[R], float]]:
         return self.pool.submit(self._timed_page, self.sizes.take(), token)
 
     def _timed_page(self, size: int, token: str) -> tuple[Page[R], float]:
@@ -157,6 +162,9 @@ class _Stream(Generic[R, E]):
                     "it would never end. Narrow the query, or ask the store's operator."
                 )
             token = page.next_token
+            if token and self.search.narrower:
+                yield from _merged(self._narrower(), self.plan)
+                return
             self.sizes.came(len(page.items), seconds)
             ahead = bool(token) and not self.sizes.enough
             if ahead:
@@ -167,6 +175,19 @@ class _Stream(Generic[R, E]):
                 return
             if not ahead:
                 self.next_page = self._fetch(token)
+
+    def _narrower(self) -> list[_Stream[R, E]]:
+        """The searches to make in place of this one, which finds much."""
+        chosen = (
+            (search, tuple(one for one in self.experiments if _is_in(one, search)))
+            for search in self.search.narrower
+        )
+        # A search of runs names experiments; one that has none left finds nothing.
+        return [
+            _Stream(self.plan, self.source, search, experiments, self.sizes.another(), self.pool)
+            for search, experiments in chosen
+            if experiments or not self.experiments
+        ]
 
     def _matches(self, records: Sequence[R]) -> Iterator[_Found[E]]:
         source = self.source
@@ -194,6 +215,10 @@ class _Stream(Generic[R, E]):
         matches = self.plan.matches
         found = matches is None or matches(document)
         return found, self.place(document) if found else ()
+
+
+def _is_in(experiment: str, search: Search) -> bool:
+    return search.experiments is None or experiment in search.experiments
 
 
 def _merged(streams: Sequence[_Stream[R, E]], plan: Plan) -> Iterator[_Found[E]]:

@@ -22,13 +22,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 from urllib.parse import quote
 
 from withrun.backend import FilterGrammar
 from withrun.providers.mlflow.filter_words import Words
-from withrun.providers.mlflow.value_texts import texts_for
+from withrun.providers.mlflow.value_texts import Net, texts_for
 from withrun.query.fields import Kind
 from withrun.query.language import Condition
 from withrun.query.pushing import EVERYTHING, Conjunction, NoPush, Pushed
@@ -162,7 +163,8 @@ class MlflowPushDown:
         exact = all(clause.startswith(f"{column} = ") for clause in clauses)
         if column == "attributes.run_name" and self.grammar.null_checks:
             # A run keeps its name when the tag that is searched is deleted.
-            return _pushed([*clauses, f"tags.`{_RAW}runName` IS NULL"], why="a run's name tag may be deleted")
+            unnamed = _clause(f"tags.`{_RAW}runName` IS NULL")
+            return _pushed(clauses, [unnamed], why="a run's name tag may be deleted")
         return _pushed(clauses, exact=exact, why="" if exact else "a pattern finds more")
 
     def _clauses(self, column: str, condition: Condition) -> list[str] | None:
@@ -206,17 +208,16 @@ class MlflowPushDown:
             raw = self._clauses(column, condition)
             if raw is not None:
                 exact = not prefixes and all(clause.startswith(f"{column} = ") for clause in raw)
-                return _pushed(
-                    [*raw, *prefixes], exact=exact, why="a document may be stored whole", weaker=weaker
-                )
+                why = "a document may be stored whole"
+                return _pushed(raw, map(_clause, prefixes), exact=exact, why=why, weaker=weaker)
         elif self.grammar.like_spans_lines:
             texts = texts_for(condition, self._words)
             if texts is not None:
-                clauses = [f"{column} {text}" for text in texts]
-                return _pushed(
-                    [*clauses, *prefixes], why="one value can be stored as several texts", weaker=weaker
-                )
-        return _pushed([has_key, *prefixes], why="values are stored as text")
+                usual = [f"{column} {text}" for text in texts.usual]
+                rare = [_net(column, net) for net in texts.rare]
+                why = "one value can be stored as several texts"
+                return _pushed(usual, [*rare, *map(_clause, prefixes)], why=why, weaker=weaker)
+        return _pushed([has_key], map(_clause, prefixes), why="values are stored as text")
 
     # --- metrics ---
 
@@ -242,10 +243,23 @@ _ROUNDED: Final = "the store compares doubles"
 
 
 def _pushed(
-    clauses: Iterable[str], *, exact: bool = False, why: str = "", weaker: Conjunction = EVERYTHING
+    clauses: Iterable[str],
+    rare: Iterable[Conjunction] = (),
+    *,
+    exact: bool = False,
+    why: str = "",
+    weaker: Conjunction = EVERYTHING,
 ) -> Pushed:
-    alternatives = tuple(Conjunction(frozenset({clause})) for clause in dict.fromkeys(clauses))
-    return Pushed(alternatives, exact, why, weaker)
+    return Pushed(tuple(map(_clause, dict.fromkeys(clauses))), exact, why, weaker, tuple(rare))
+
+
+def _clause(clause: str) -> Conjunction:
+    return Conjunction(frozenset({clause}))
+
+
+def _net(column: str, net: Net) -> Conjunction:
+    narrower = tuple(_clause(f"{column} {text}") for text in net.narrower)
+    return replace(_clause(f"{column} {net.comparison}"), narrower=narrower)
 
 
 def _prefixes(key: str) -> list[str]:

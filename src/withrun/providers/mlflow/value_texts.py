@@ -9,15 +9,22 @@ results.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from withrun.providers.mlflow.filter_words import Words
-from withrun.providers.mlflow.number_texts import number_texts, with_any_exponent
+from withrun.providers.mlflow.number_texts import (
+    EXPONENT,
+    NumberTexts,
+    longer_than,
+    number_texts,
+    with_any_exponent,
+)
 from withrun.query.language import Condition, ElemMatch
 from withrun.values import decode
 
-__all__ = ["texts_for"]
+__all__ = ["Texts", "texts_for"]
 
 _ENOUGH: Final = 20
 """Comparisons beyond which those of several numbers are joined."""
@@ -35,42 +42,98 @@ _DATED: Final = "LIKE '%$date%'"
 """Finds every datetime."""
 
 
-def texts_for(condition: Condition, words: Words) -> list[str] | None:
+class Net(NamedTuple):
+    """A comparison, and others that together find all that matters of what it finds, if that is much."""
+
+    comparison: str
+    narrower: tuple[str, ...] = ()
+
+
+class Texts(NamedTuple):
+    """Comparisons that together find every text that may pass a condition.
+
+    Attributes:
+        usual: find the texts that are usual.
+        rare: find what is seldom there.
+    """
+
+    usual: list[str]
+    rare: list[Net]
+
+
+def texts_for(condition: Condition, words: Words) -> Texts | None:
     """Comparisons that find every text that may pass; None if there are no words for one of them."""
     operator, operand = condition.operator, condition.operand
     if operator in ("$size", "$elemMatch"):
-        return [_LIST]
+        return Texts([_LIST], [])
     if operator in ("$gt", "$gte", "$lt", "$lte"):
-        return [_DATED, _LIST] if isinstance(operand, datetime) else None
+        return Texts([_DATED], [Net(_LIST)]) if isinstance(operand, datetime) else None
     if operator not in ("$eq", "$regex", "$in", "$all"):
         return None
     items = operand if operator == "$in" else operand[:1] if operator == "$all" else [operand]
     if len(items) > _ENOUGH:
         return None
-    found: dict[str, None] = {}
+    usual: list[str] = []
+    rare: list[str] = []
+    numbers: list[NumberTexts] = []
     for item in items:
-        texts = _texts_of(item, words)
+        number = _number(item)
+        texts = ([number.usual], []) if number is not None else _texts_of(item, words)
         if texts is None:
             return None
-        found.update(dict.fromkeys(texts))
-    return list(found) if len(found) <= _ENOUGH else with_any_exponent(found)
+        numbers += [] if number is None else [number]
+        usual += texts[0]
+        rare += texts[1]
+    nets = [*_other_texts(numbers), *map(Net, rare)]
+    return Texts(list(dict.fromkeys(usual)), list(dict.fromkeys(nets)))
 
 
-def _texts_of(value: Any, words: Words) -> list[str] | None:
+def _number(value: Any) -> NumberTexts | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number_texts(value) if is_number else None
+
+
+def _other_texts(numbers: Sequence[NumberTexts]) -> list[Net]:
+    """Nets for all but the usual texts: one where these are longer, two if not all are, else more."""
+    if not numbers:
+        return []
+    plain = [text for number in numbers for text in number.plain]
+    scientific = [text for number in numbers for text in number.scientific]
+    length = min(number.length for number in numbers)
+    if not length:
+        return [*map(Net, plain), *_at_once(EXPONENT, scientific), Net(_LIST)]
+    # A list is the text of a number, or one with an exponent, in brackets.
+    if min(number.scientific_length for number in numbers) >= length:
+        return _at_once(longer_than(length), [*plain, *scientific, _LIST])
+    return [
+        *_at_once(longer_than(length), [*plain, _LIST]),
+        *_at_once(EXPONENT, [*scientific, _LIST]),
+    ]
+
+
+def _at_once(comparison: str, narrower: Iterable[str]) -> list[Net]:
+    """One net for all; none where there are none."""
+    texts = list(dict.fromkeys(narrower))
+    if len(texts) > _ENOUGH:
+        texts = with_any_exponent(texts)
+    if not texts:
+        return []
+    return [Net(comparison, tuple(texts) if len(texts) <= _ENOUGH else ())]
+
+
+def _texts_of(value: Any, words: Words) -> tuple[list[str], list[str]] | None:
+    """The usual texts of a value, and the rare ones."""
     match value:
         case str():
             # What would, stored as it is, be read as something else (`1`, `true`) is stored quoted.
-            return [words.equal_to(value), _QUOTED] if decode(value) is value else [_QUOTED]
+            return ([words.equal_to(value)], [_QUOTED]) if decode(value) is value else ([_QUOTED], [])
         case re.Pattern():
             like = words.like(value)
-            return None if like is None else [like, _QUOTED]
+            return None if like is None else ([like], [_QUOTED])
         case bool():
-            return [f"= '{str(value).lower()}'", _LIST]
-        case int() | float():
-            texts = number_texts(value)
-            return None if texts is None else [*texts, _LIST]
+            return [f"= '{str(value).lower()}'"], [_LIST]
         case datetime():
-            return [_DATED, _LIST]
+            return [_DATED], [_LIST]
         case list() | ElemMatch():
-            return [_LIST]
+            return [_LIST], []
     return None
