@@ -106,7 +106,8 @@ class RunsContract(ABC):
         """Search runs; without `exp.id` in the query those of all active experiments.
 
         Args:
-            query: a MongoDB query over the fields of `Run`, or an MLflow filter string.
+            query: a MongoDB query over the fields of `Run`, or an MLflow filter string. What values and
+                patterns mean is said with `withrun.contract.types.Query`.
             sorting: such as `[("start_time", -1)]`.
             limit: at most that many; pages are sized for it.
 

@@ -4,6 +4,8 @@
 on one path. Whatever MongoDB refuses is refused here, with the nearest valid word; what is parsed can be
 matched (`withrun.query.match`) and planned (`withrun.query.plan`) without further checks.
 
+What values mean is said in `withrun.query.operands`, what patterns mean in `withrun.query.regex`.
+
 Beyond MongoDB's language, an entity, a handle or an identifier may stand where an entity is meant
 (`{"exp": experiment}`, `{"exp": "3"}`), an entity where its identifier is (`{"exp.id": experiment}`), and a
 `RunStatus` where its name is.
