@@ -10,6 +10,8 @@ The rules come from trying them on real stores (`tests/query/test_pushdown.py` h
 - `!=` leaves out what lacks the key, which `$ne` includes; so it is used for attributes alone.
 - `%` and `_` can't be escaped, which finds more, never less. Quotes, backslashes (an escape for some
   databases), brackets (a class for others) and what is not printable are replaced by `%`.
+- SQLite's LIKE sees no further in a text than U+0000, which withrun itself stores under `mlflow.` keys alone:
+  there a pattern that is not anchored is left to the evaluation, elsewhere it is not (`filter_words.py`).
 - ILIKE folds ASCII alone on SQLite, and Python folds `K` (Kelvin) to `k`; both are replaced by `%`.
 - Metrics are compared as doubles, on their last value; an integer that is no double is asked for by `>=`.
 - `run_name` is compared with the tag `mlflow.runName`, which can be deleted and leaves the name.
@@ -28,7 +30,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from withrun.backend import FilterGrammar
-from withrun.providers.mlflow.filter_words import Words
+from withrun.providers.mlflow.filter_words import Words, literal_beginning
 from withrun.providers.mlflow.value_texts import Net, texts_for
 from withrun.query.fields import Kind
 from withrun.query.language import Condition
@@ -205,7 +207,9 @@ class MlflowPushDown:
         prefixes = [f"{group}.`{prefix}` LIKE '%'" for prefix in _prefixes(key)]
         weaker = EVERYTHING if prefixes else Conjunction(frozenset({has_key}))
         if key.startswith(_RAW):
-            raw = self._clauses(column, condition)
+            # A long text is kept as its beginning, and what withrun stores here may hold U+0000, behind which
+            # SQLite's LIKE does not look: so a pattern is not asked for that may be anywhere in the text.
+            raw = None if _looks_inside(condition) else self._clauses(column, condition)
             if raw is not None:
                 exact = not prefixes and all(clause.startswith(f"{column} = ") for clause in raw)
                 why = "a document may be stored whole"
@@ -278,9 +282,17 @@ def _unpushable(operator: str, operand: Any) -> str:
     items = operand if operator in ("$in", "$all") else [operand]
     if operator in ("$in", "$eq", "$gte", "$lte", "$all") and any(item is None for item in items):
         return "None equals what is missing, and the store leaves that out"
-    if any(isinstance(item, dict) and item for item in items):
+    # An empty one is a value of its own, but the documents above it are rows.
+    if any(isinstance(item, dict) and (item or operator in ("$gt", "$gte")) for item in items):
         return "a document is stored as one row per key"
     return ""
+
+
+def _looks_inside(condition: Condition) -> bool:
+    """Whether it has a pattern that is not anchored at the beginning."""
+    items = condition.operand if isinstance(condition.operand, list) else [condition.operand]
+    beginnings = [literal_beginning(item) for item in items if isinstance(item, re.Pattern)]
+    return any(found is not None and not found[1] for found in beginnings)
 
 
 def _texts(operator: str, operand: Any) -> list[str] | None:
