@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from withrun.backend import Backend
-from withrun.errors import JournalError
+from withrun.errors import JournalError, WithrunError
 from withrun.journal.disk import OwnerLock
 from withrun.journal.folder import journals_in, store_folder_of
+from withrun.journal.gate import Gate
 from withrun.journal.publisher import Publisher
 from withrun.journal.recovery import Recovered, recover, some_are_free
+from withrun.journal.retry import Retry
 
 __all__ = ["BackgroundRecovery"]
 
@@ -72,10 +74,13 @@ class BackgroundRecovery:
         return worker is not None and not worker.stop.is_set()
 
     def look_again(self) -> None:
-        """Begin if other journals are free than when this was last called; may be called often."""
+        """Begin if other journals are free than when this was last called; may be called often.
+
+        A recovery that another API has begun is wanted by this one, too, from then on.
+        """
         free = {path for path in self._not_own() if not OwnerLock.is_held(path / "lock")}
         are_new, self._found_free = not free <= self._found_free, free
-        if are_new:
+        if are_new or (self.wait(0) and self._is_under_way()):
             self._begin()
 
     def _not_own(self) -> list[Path]:
@@ -113,6 +118,12 @@ class BackgroundRecovery:
         return worker is None or worker.pid != os.getpid() or worker.over.wait(timeout)
 
     @property
+    def trouble(self) -> WithrunError | None:
+        """Why nothing goes through; None while it does."""
+        worker = self._worker
+        return worker.retry.trouble if worker is not None and not worker.over.is_set() else None
+
+    @property
     def report(self) -> Recovered | None:
         """What has been done, once that is over; None if nothing was to be done."""
         return self._worker.report if self._worker is not None else None
@@ -142,9 +153,8 @@ class BackgroundRecovery:
                 self._store_uri,
                 backend,
                 publisher=publisher,
-                patience=None,
                 threads=self._threads,
-                stop=worker.stop,
+                retry=worker.retry,
             )
         finally:
             backend.close()
@@ -156,8 +166,10 @@ class BackgroundRecovery:
                 report.journals,
                 self._store_uri,
             )
+        # Of trouble with the server the calls themselves have told.
+        log = logger.warning if worker.retry.trouble is None else logger.info
         for path, reason in report.left.items():
-            logger.warning(
+            log(
                 "what an earlier program logged could not be delivered to %s: %s. It is kept in %s; the next "
                 "program that uses this store, or `withrun sync`, delivers it.",
                 self._store_uri,
@@ -174,6 +186,7 @@ class _Worker:
             and does not end it either.
         again: set by whoever starts it: journals may have come since it looked.
         stop: set to end it between two calls.
+        retry: repeats its calls; tells of trouble with the server.
         over: set when it has ended.
     """
 
@@ -183,6 +196,7 @@ class _Worker:
         self.again = True
         self.stop = threading.Event()
         self.over = threading.Event()
+        self.retry = Retry(stop=self.stop, kick=threading.Event(), gate=Gate())
         self.report: Recovered | None = None
         self._key = key
         self._run = run

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from withrun.errors import WithrunError
 
 if TYPE_CHECKING:
+    from withrun.journal.background import BackgroundRecovery
     from withrun.journal.live import Live
     from withrun.journal.run_log import RunLog
     from withrun.journal.run_logs import RunLogs
@@ -25,7 +26,7 @@ class Waits:
         store_uri: what it is delivered to.
         logs: its runs' accounts.
         live: gives what it holds open, None if that is nothing.
-        is_recovering: whether other journals are being delivered just now.
+        recovery: delivers other journals, as far as that was asked for.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class Waits:
         store_uri: str,
         logs: RunLogs,
         live: Callable[[], Live | None],
-        is_recovering: Callable[[], bool],
+        recovery: Callable[[], BackgroundRecovery | None],
     ) -> None:
         self._store_uri = store_uri
         self._logs = logs
         self._live = live
-        self._is_recovering = is_recovering
+        self._recovery = recovery
 
     def for_run(
         self,
@@ -86,14 +87,20 @@ class Waits:
         return self._logs.progress.wait(settled, drain, exit_timeout=exit_timeout, timeout=timeout, tell=tell)
 
     def _is_stuck(self, no: int | None = None) -> bool:
-        """Whether a run, or any, waits for what another journal starts, and nobody is about to deliver it."""
+        """Whether a run, or any, waits for another journal, which nobody is delivering."""
         live = self._live()
         drain = live.drain if live else None
-        return drain is not None and drain.apart.is_stuck(no) and not self._is_recovering()
+        return drain is not None and drain.apart.is_stuck(no) and not self.is_recovering
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether other journals are being delivered just now, as this one asked for."""
+        recovery = self._recovery()
+        return recovery is not None and not recovery.wait(0)
 
     # --- why ---
     def is_apart(self, log: RunLog) -> bool:
-        """Whether a run waits for what another journal starts."""
+        """Whether a run waits for another journal."""
         live = self._live()
         return live is not None and live.drain is not None and log.no in live.drain.apart
 
@@ -105,7 +112,13 @@ class Waits:
 
     def held_up(self, live: Live | None) -> WithrunError | None:
         """Why some records wait; None if all go through."""
-        return (live.drain.trouble or live.drain.apart.why()) if live and live.drain else None
+        recovery = self._recovery()
+        if live is None or live.drain is None:
+            return None if recovery is None else recovery.trouble
+        apart = live.drain.apart.why()
+        # What other journals hold waits for the server, too.
+        behind = apart if apart is None or recovery is None else (recovery.trouble or apart)
+        return live.drain.trouble or behind
 
     def warn_kept(self, live: Live | None) -> None:
         """Say that what is pending is not delivered yet, and what becomes of it; once, until it goes on."""
@@ -114,8 +127,8 @@ class Waits:
         self._logs.warned = True
         reason = self.held_up(live)
         logger.warning(
-            "about %d logged values are not on the server %s yet%s. They are kept in %s; the next program "
-            "that uses this store, or `withrun sync`, delivers them.",
+            "about %d logged values are not on the server %s yet%s. They, and what follows till it goes on, "
+            "are kept in %s; the next program that uses this store, or `withrun sync`, delivers them.",
             self._logs.pending,
             self._store_uri,
             f" ({reason})" if reason is not None else "",
