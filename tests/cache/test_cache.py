@@ -124,6 +124,24 @@ def test_trim_leaves_the_rest_of_the_folder(cache: ArtifactCache) -> None:
     assert (cache.root / "journal/f").read_text() == (cache.root / "metadata/f").read_text() == "x"
 
 
+def test_what_is_not_the_caches_stays(cache: ArtifactCache) -> None:
+    """No cleaning touches an `artifacts/` of the user's own, whatever its folders are called."""
+    mine = cache.artifacts / "mine"
+    hashed = Key("mine", "x").folder.removeprefix("mine/")
+    for name in ("x/part", "y/current", f"{hashed}/part", f"{hashed}a/links", "z/placed"):
+        (mine / name).mkdir(parents=True)
+        (mine / name / "precious").write_text("x")
+    for name in ("empty", f"{hashed[::-1]}", "v" + "0" * 16):
+        (mine / name).mkdir()
+    before = sorted(mine.rglob("*"))
+    put(cache, "own")
+    trim(cache, 100 << 30)
+    trim(cache, 0)
+    cache.clean_all()
+    assert sorted(mine.rglob("*")) == before
+    assert cache.find(Key("run", "own")) is None
+
+
 def test_verify(cache: ArtifactCache) -> None:
     """Verifying finds a changed byte, a lost file and an extra one; of an intact copy, nothing."""
 

@@ -91,6 +91,16 @@ def test_hostile_names(tmp_path: Path, name: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    """Where a file lies in the place of a folder, the error says what could not be written, and where."""
+    (tmp_path / "metadata").write_text("mine")
+    (tmp_path / "other").write_text("mine")
+    for root in (tmp_path, tmp_path / "other"):
+        with pytest.raises(CacheError, match="Can't keep metadata"):
+            MetadataCache(root).put(Model(name="m"))
+    assert (tmp_path / "metadata").read_text() == "mine"
+
+
 def test_damaged_file(tmp_path: Path) -> None:
     """A damaged file is an error that names it."""
     cache = MetadataCache(tmp_path)

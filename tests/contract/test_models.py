@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.contract.conftest import Place
 from withrun import BaseMlflowApi, ExpApi, RunApi
-from withrun.errors import AlreadyExists, FailedToPublishArtifact, InvalidArgument, NotFound
+from withrun.errors import AlreadyExists, CacheError, FailedToPublishArtifact, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -148,6 +150,89 @@ def test_no_version_over_another(api: BaseMlflowApi, name: str, run: RunApi, fol
     api.log_model_version(name, run, folder, "a/bc")
     assert [v.version for v in run.find_model_versions()] in (["1", "2"], ["2", "1"])
     assert (api.get_model_artifact((name, "1")) / "a.txt").read_text() == "a"
+
+
+def test_versions_at_once_to_one_path(
+    api: BaseMlflowApi, name: str, run: RunApi, tmp_path: Path, client: MlflowClient
+) -> None:
+    """Of threads that log versions to one path, or below it, one succeeds, and its files are whole."""
+    api.create_model(name)
+    barrier = threading.Barrier(6)
+
+    def log(number: int) -> str | None:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for file in "ab":
+            (folder / file).write_text(str(number))
+        barrier.wait()
+        try:
+            return run.log_model_version(name, folder, "p" if number % 3 else "p/q").version
+        except AlreadyExists:
+            return None
+
+    with ThreadPoolExecutor(6) as pool:
+        numbers = list(pool.map(log, range(6)))
+    (winner,) = (number for number, version in enumerate(numbers) if version)
+    assert len(client.search_model_versions(f"name = '{name}'")) == 1
+    at = api.cache_model_artifact((name, "1"))
+    assert {path.name: path.read_text() for path in at.iterdir()} == {"a": str(winner), "b": str(winner)}
+
+
+def test_artifacts_over_a_version(api: BaseMlflowApi, name: str, run: RunApi, folder: Path) -> None:
+    """Artifacts that would change a version's files are refused, by every verb; those beside it are not."""
+    run.log_artifact(folder, "a")
+    run.log_model_version(name, folder, "a/b")
+    run.log_model_version(name, folder / "a.txt", "single")
+    kept: list[Path] = []
+
+    def dump(path: Path) -> None:
+        kept.append(path)
+        path.write_text("dumped")
+
+    for source, path in (
+        (folder, "a/b"),
+        (folder / "a.txt", "a/b/a.txt"),
+        (dump, "single"),
+        (folder, "single"),
+    ):
+        with pytest.raises(AlreadyExists, match=r"a version is never changed") as caught:
+            run.log_artifact(source, path)
+    assert kept[0].read_text() == "dumped"
+    (folder / "b").mkdir()
+    (folder / "b" / "new").write_text("new")
+    with pytest.raises(AlreadyExists, match="'a/b/new'"):
+        run.log_artifact(folder, "a")
+    assert "kept" in "".join(getattr(caught.value, "__notes__", []))
+    run.log_artifact(folder / "sub", "a").log_artifact(folder / "a.txt", "a/c.txt")
+    assert {o.Name for o in api.list_model_artifact((name, "1"))} == {"a.txt", "sub"}  # type: ignore[union-attr]
+
+
+def test_local_paths_on_a_server(
+    api: BaseMlflowApi, name: str, exp: ExpApi, place: Place, tmp_path: Path
+) -> None:
+    """A server takes no version on a path of its client: that is said before the callback is even called."""
+    run = exp.create_run(repo=str(tmp_path / "repo"))
+    if not place.has_web_page:
+        assert run.log_model_version(name, lambda path: path.write_text("x")).version == "1"
+        return
+    with pytest.raises(InvalidArgument, match="without `repo`"):
+        run.log_model_version(name, lambda path: path.write_text("x"))
+    assert run.list_artifacts() == []
+    assert list(api.find_models({"name": name})) == []
+
+
+def test_version_that_can_not_be_cached(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A version that can't be cached is registered and given back; if that was asked for, it is named."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "staging").write_text("in the way")
+    with api.model_copy(update={"cache_dir": tmp_path / "cache", "cache_local_artifacts": True}) as cramped:
+        assert cramped.log_model_version(name, run, folder, "one").version == "1"
+        assert f"as version 1 of model '{name}', but could not be cached" in caplog.text
+        with pytest.raises(CacheError, match=f"version 2 of model '{name}', but could not be cached"):
+            cramped.log_model_version(name, run, folder, "two", use_cache=True)
+    assert {v.version for v in api.get_model(name).find_versions()} == {"1", "2"}
 
 
 def test_refused_before_anything_is_published(

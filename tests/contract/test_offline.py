@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import withrun
 from tests.contract.conftest import Reader
 from withrun import BaseMlflowApi, ExpApi, GenericMlflowApi, RunApi
-from withrun.errors import ArtifactNotFound, InvalidArgument, NotFound, OfflineError
+from withrun.errors import ArtifactNotCached, ArtifactNotFound, InvalidArgument, NotFound, OfflineError
 
 
 def keep(reader: Reader, handle: Any) -> None:
@@ -61,6 +63,63 @@ def test_artifacts(reader: Reader, api: BaseMlflowApi, name: str, run: RunApi, f
     placed = offline.place_model_artifact((name, "1"), folder.parent / "placed", link=False)
     assert (placed / "a.txt").read_text() == "a"
     assert offline.get_model_version((name, "1")).load_artifact(lambda p: (p / "a.txt").read_text()) == "a"
+
+
+def test_versions_by_alias(api: BaseMlflowApi, name: str, run: RunApi, folder: Path, tmp_path: Path) -> None:
+    """What is cached or exported of a version by its alias, by whichever verb, is found by that offline."""
+    api.log_model_version(name, run, folder).set_alias("ch")
+    key = (name, "@ch")
+    exports: list[Callable[[BaseMlflowApi, Path], object]] = [
+        lambda a, at: a.export_model_artifact(key, at),
+        lambda a, at: a.get_model_version(key).export(at),
+        lambda a, at: a.get_model(name).get_version("@ch").export_artifact(at),
+        lambda a, at: a.get_model_version(key).update().export_meta(at),
+        lambda a, at: a.export_model_version_meta(key, at),
+        lambda a, _: a.cache_model_artifact(key),
+        lambda a, _: a.get_model_version(key).cache(),
+        lambda a, _: a.get_model_version(key).cache_meta(),
+        lambda a, _: a.cache_model_version_meta(key),
+    ]
+    for number, keep_it in enumerate(exports):
+        at = tmp_path / str(number)
+        with api.model_copy(update={"cache_dir": at / "cache", "cache_local_artifacts": True}) as caching:
+            keep_it(caching, at)
+        generic = GenericMlflowApi(cache_dir=at if (at / "metadata").exists() else at / "cache")
+        assert generic.get_model_version(key).version == "1", number
+        with pytest.raises(OfflineError, match="alias"):
+            generic.get_model_version((name, "@other"))
+
+
+def test_what_an_export_does_not_hold(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path, tmp_path: Path
+) -> None:
+    """An export serves what it holds: a path that was a run's is not read, unless pulling is allowed."""
+    run.log_artifact(folder, "in").log_artifact(folder, "out")
+    local = api.create_run(run.exp, repo=str(tmp_path / "repo")).log_artifact(folder, "out")
+    for one in (run, local):
+        one.export_meta(tmp_path / "export")
+    run.export_artifact(tmp_path / "export", "in")
+    generic = GenericMlflowApi(cache_dir=tmp_path / "export")
+    for one in (run, local):
+        for read in (generic.get_run_artifact, generic.list_run_artifacts):
+            with pytest.raises(ArtifactNotCached, match="not in the cache"):
+                read(one.id, "out")
+    pulling = GenericMlflowApi(cache_dir=tmp_path / "export", pull_artifacts_in_offline_mode=True)
+    assert (pulling.get_run_artifact(local.id, "out") / "a.txt").read_text() == "a"
+    shutil.rmtree(tmp_path / "repo")
+    with pytest.raises(ArtifactNotCached, match="not on this machine"):
+        pulling.get_run_artifact(local.id, "out")
+
+
+def test_lists_what_it_gets(api: BaseMlflowApi, exp: ExpApi, folder: Path, tmp_path: Path) -> None:
+    """Offline a cached artifact is listed as it is got, though pulling is allowed and the repo is gone."""
+    run = exp.create_run(repo=str(tmp_path / "repo")).log_artifact(folder, "x")
+    run.export_meta(tmp_path / "export")
+    run.export_artifact(tmp_path / "export", "x")
+    shutil.rmtree(tmp_path / "repo")
+    for pull in (True, False):
+        generic = GenericMlflowApi(cache_dir=tmp_path / "export", pull_artifacts_in_offline_mode=pull)
+        assert {o.Name for o in generic.list_run_artifacts(run.id, "x")} == {"a.txt", "sub"}  # type: ignore[union-attr]
 
 
 def test_what_is_not_there(reader: Reader, exp: ExpApi, name: str) -> None:

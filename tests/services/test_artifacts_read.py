@@ -254,6 +254,21 @@ def test_place_over_itself(make: MakeService, run: Run, repo: Path, tmp_path: Pa
     assert (repo / "a/b.txt").read_text() == "b"
 
 
+def test_place_over_the_caches_own(make: MakeService, run: Run, repo: Path, tmp_path: Path) -> None:
+    """The folders of the cache and of the journal are no targets; other places in the cache folder are."""
+    journal = tmp_path / "journal"
+    for folder in ("metadata", "locks", "staging", "artifacts"):
+        (tmp_path / "cache" / folder).mkdir(parents=True, exist_ok=True)
+    for cache_local in (True, False):
+        service = make(cache_local_artifacts=cache_local, journal_dir=journal)
+        for target in (*sorted((tmp_path / "cache").iterdir()), tmp_path / "cache/metadata/runs", journal):
+            for link in (True, False):
+                with pytest.raises(InvalidArgument, match="overlaps"):
+                    service.place(of_run(run, "a"), target, overwrite=True, link=link)
+        service.place(of_run(run, "a"), tmp_path / "cache" / "mine")
+        (tmp_path / "cache" / "mine").unlink()
+
+
 def test_placed_link_follows_new_copies(
     cached: ArtifactService, run: Run, repo: Path, tmp_path: Path
 ) -> None:

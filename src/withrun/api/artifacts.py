@@ -81,19 +81,19 @@ class ArtifactMethods(Part, ArtifactsContract):
         return self.services.artifacts.export(self._in_run(run, path_in_run), target)
 
     def clean_cached_run_artifact(self, run: RunLike, path_in_run: str = "") -> None:
-        check_types(path_in_run=(path_in_run, str))
+        check_given(path_in_run=(path_in_run, str))
         self.services.artifacts.clean(of_run_id(self._run_id(run), "", path_in_run))
 
     # --- of model versions ---
 
     def list_model_artifact(self, model_version: MV, path_suffix: str = "") -> list[ObjMeta] | ObjMeta:
-        check_types(path_suffix=(path_suffix, str))
+        check_given(path_suffix=(path_suffix, str))
         return self.services.artifacts.list(self._in_version(model_version).below(path_suffix))
 
     def cache_model_artifact(self, model_version: MV) -> Path:
         version = self._version(model_version)
         path = self.services.artifacts.cache(of_version(version))
-        self.services.metadata.keep(version)
+        self.services.metadata.keep(version, self._alias(model_version))
         return path
 
     def get_model_artifact(self, model_version: MV) -> Path:
@@ -115,7 +115,7 @@ class ArtifactMethods(Part, ArtifactsContract):
         check_given(target=(target, (Path, str)))
         version = self._version(model_version)
         path = self.services.artifacts.export(of_version(version), target)
-        self.services.metadata.keep(version, Path(target))
+        self.services.metadata.keep(version, self._alias(model_version), Path(target))
         return path
 
     def clean_cached_model_artifact(self, model_version: MV) -> None:
@@ -140,7 +140,7 @@ class ArtifactMethods(Part, ArtifactsContract):
         return self.services.metadata.run(self._run_id(run))
 
     def _in_run(self, run: RunLike, path_in_run: str) -> Location:
-        check_types(path_in_run=(path_in_run, str))
+        check_given(path_in_run=(path_in_run, str))
         if isinstance(run, Run):
             return of_run(self._owner(run), path_in_run)
         identifier = self._run_id(run)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -83,38 +84,47 @@ class ModelMethods(Part, ModelsContract):
         )
         spool = services.writes.spool_of(owner.id)
         where = of_run(owner, inside)
-        services.models.check_free(owner, where.path)
+        services.models.paths.check_free(owner, where.path)
         if spool is not None:
             entity: Model = services.models.promise(model_name(model))
         else:
+            services.models.check_registrable(owner)
             entity = model if isinstance(model, Model) else services.models.get_or_create(model_name(model))
         registered: list[ModelVersion] = []
 
-        def register() -> None:
+        def register() -> str:
             if spool is not None:
                 version = services.models.register_later(entity, owner, where.path, tags, spool)
             else:
-                services.models.check_free(owner, where.path)  # another may have come while this was sent
+                # Another may have come, from elsewhere, while this was sent.
+                services.models.paths.check_free(owner, where.path)
                 version = services.models.register(entity, owner, where.path, tags)
             registered.append(version)
+            return f"version {version.version} of model {entity.name!r}"
 
-        services.artifacts.log(
-            owner,
-            source,
-            where.path,
-            keep_the_source=keep_the_source,
-            allow_duplication=allow_duplication,
-            use_cache=use_cache,
-            register=register,
-        )
+        with contextlib.ExitStack() as stack:
+
+            def before(_: Collection[str]) -> None:
+                stack.enter_context(services.artifacts.claimed(where))
+                services.models.paths.check_free(owner, where.path)
+
+            services.artifacts.log(
+                owner,
+                source,
+                where.path,
+                keep_the_source=keep_the_source,
+                allow_duplication=allow_duplication,
+                use_cache=use_cache,
+                before=before,
+                register=register,
+            )
         return ModelVersionApi.of(self._api, registered[0])
 
     def get_model_version(self, model_version: MV, *, force_cache_refresh: bool = False) -> ModelVersionApi:
         check_given(force_cache_refresh=(force_cache_refresh, bool))
         name, version = self._version_key(model_version)
-        return ModelVersionApi.of(
-            self._api, self.services.metadata.version(name, version, force_cache_refresh)
-        )
+        found = self._version_handle(self.services.metadata.version(name, version, force_cache_refresh))
+        return found._named(self._alias(model_version))
 
     def find_model_versions(
         self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
@@ -137,13 +147,16 @@ class ModelMethods(Part, ModelsContract):
         return self._page(f"models/{quote(name, safe='')}/versions/{quote(version, safe='')}")
 
     def cache_model_version_meta(self, model_version: MV) -> ModelVersionApi:
-        return self.get_model_version(model_version, force_cache_refresh=True)
+        found = self.get_model_version(model_version, force_cache_refresh=True)
+        self.services.metadata.keep(found, found._alias)
+        return found
 
     def export_model_version_meta(self, mv: ModelVersion | tuple[str, str], target: Path | str) -> Path:
         check_given(target=(target, (Path, str)))
-        if isinstance(mv, ModelVersion):
-            return self.services.metadata.export(self.get_model_version(mv), Path(target))
-        return self.services.metadata.export_version(*self._version_key(mv), Path(target))
+        found = self.get_model_version(mv)
+        file = self.services.metadata.export(found, Path(target))
+        self.services.metadata.keep(found, found._alias, Path(target))
+        return file
 
     def find_versions_of_model(
         self, model: ModelLike, query: Query = None, sorting: Sorting = None, *, limit: int | None = None

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from withrun.errors import InvalidArgument, OfflineError
 from withrun.handles.base import Handle, follow
+from withrun.handles.model_version import ModelVersionApi
+from withrun.schema import ModelVersion
 from withrun.services.identify import experiment_id, run_id, version_key
 
 if TYPE_CHECKING:
@@ -45,6 +47,15 @@ class Part:
         follow(version)
         name, number = version_key(version)
         return name, self.services.names.version(name, number)
+
+    def _alias(self, version: MV) -> str | None:
+        """The alias by which a version is named, or a handle on it was got; None if it was by number."""
+        if isinstance(version, ModelVersionApi):
+            return version._alias
+        if isinstance(version, ModelVersion):
+            return None
+        _, number = version_key(version)
+        return number[1:] if number.startswith("@") else None
 
     def _need_server(self, call: str) -> None:
         """Refuse a call that offline nothing can answer."""

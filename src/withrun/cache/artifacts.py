@@ -25,7 +25,7 @@ from withrun.cache import lending, placed
 from withrun.cache.changes import NAME as CHANGES
 from withrun.cache.changes import ChangeLog, Mark
 from withrun.cache.failures import explained, is_disk_full
-from withrun.cache.layout import Key
+from withrun.cache.layout import HOMES, Key
 from withrun.cache.locks import exclusive, keep_read, removing, try_exclusive
 from withrun.cache.manifest import equals, seal
 from withrun.cache.opened import nothing_open_below
@@ -82,6 +82,11 @@ class ArtifactCache:
         self.artifacts = self.root / "artifacts"
         self._base = str(self.artifacts)  # looking up is hot, and strings are quicker than paths
         self._sound: set[str] = set()  # versions that were found fit to be served; they stay so
+
+    @property
+    def homes(self) -> list[Path]:
+        """The folders below the cache folder that are its own, where nobody may put anything else."""
+        return [self.root / name for name in HOMES]
 
     # --- looking up ---
 
@@ -235,8 +240,9 @@ class ArtifactCache:
             if part.exists():
                 shutil.rmtree(part)
             with contextlib.suppress(FileNotFoundError):  # a cleaning removed the folder above just now
-                (part / "content").mkdir(parents=True, exist_ok=True)
+                part.parent.mkdir(parents=True, exist_ok=True)
                 (part.parent / "path.json").write_bytes(msgspec.json.encode(key.path))
+                (part / "content").mkdir(parents=True, exist_ok=True)
                 (part / CHANGES).write_text(log.mark().text)
 
     def seal(self, key: Key, part: Path, began: int) -> None:
@@ -312,13 +318,14 @@ class ArtifactCache:
             self.clean(Key(owner, ""))
 
     def owners(self) -> list[str]:
-        """Return the names of all owners that something is cached of."""
+        """Return the names of all owners that something is cached of, or was."""
         try:
-            return sorted(
-                entry.name for entry in os.scandir(self._base) if entry.is_dir(follow_symlinks=False)
-            )
+            homes = [
+                Path(entry.path) for entry in os.scandir(self._base) if entry.is_dir(follow_symlinks=False)
+            ]
         except FileNotFoundError:
             return []
+        return sorted(home.name for home in homes if _is_home(home))
 
     def folders(self, owner: str) -> Iterator[tuple[Path, Key | None]]:
         """Yield the folders of an owner's entries, each with what it is for; None if that can't be read.
@@ -401,6 +408,11 @@ class ArtifactCache:
     def log(self, owner: str) -> ChangeLog:
         """Return the log of what was published to an owner's path. For the cache's own modules."""
         return ChangeLog(self.artifacts / owner, self.root / "locks" / f"{owner}.{CHANGES}.lock")
+
+
+def _is_home(folder: Path) -> bool:
+    children = list(folder.iterdir())
+    return [child.name for child in children] == [CHANGES] or any(is_entry(child) for child in children)
 
 
 def _is_idle(version: Path, stack: contextlib.ExitStack) -> bool:

@@ -32,10 +32,13 @@ import os
 import re
 from dataclasses import dataclass
 
-__all__ = ["ROOT_NAME", "Key", "overlap", "owner_of_run", "owner_of_source", "safe_name"]
+__all__ = ["HOMES", "ROOT_NAME", "Key", "overlap", "owner_of_run", "owner_of_source", "safe_name"]
 
 ROOT_NAME = "artifacts"
 """How all of a run's artifacts are called as one folder."""
+
+HOMES = ("metadata", "artifacts", "staging", "locks")
+"""The folders in a `cache_dir`; it may hold others of the user's."""
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from withrun.errors import CacheError
 
-__all__ = ["exclusive", "keep_read", "reading", "removing", "try_exclusive"]
+__all__ = ["exclusive", "keep_read", "reading", "removing", "try_exclusive", "waiting"]
 
 
 @contextlib.contextmanager
@@ -42,6 +42,25 @@ def exclusive(path: Path, *, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def waiting(path: Path, *, alone: bool) -> Iterator[None]:
+    """Hold the lock file `path`, alone or with others who don't either; waits for those whom that excludes.
+
+    Raises:
+        OSError: it can't be made or locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open, too
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

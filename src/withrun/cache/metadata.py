@@ -15,6 +15,7 @@ it refers to, so that any one file can be understood; read back, these are the n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -169,7 +170,8 @@ class MetadataCache:
                 "permissions, or choose another `cache_dir`."
             ) from error
         finally:
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder is none, which the error says
+                fresh.unlink()
         return file
 
     def _read(self, kind: type[E], names: list[str]) -> E | None:

@@ -39,6 +39,9 @@ _USE_INTERVAL = 60.0
 
 _VERSION = re.compile(r"v[0-9a-f]{16}")
 _POINTER = rf"({CURRENT}|{placed.PLACED})(\.[0-9a-f]+)?"
+_ENTRY = re.compile(r"[0-9a-f]{32}")
+_OWN = re.compile(rf"{_VERSION.pattern}|path\.json")
+"""Of an entry's folder one of these is there from the first to the last; nobody else has any like them."""
 _CHILD = re.compile(rf"{_VERSION.pattern}|{_POINTER}|{placed.LINKS}|part|path\.json")
 
 
@@ -61,12 +64,18 @@ def began_in(folder: str, name: str) -> int:
 
 
 def is_entry(folder: Path) -> bool:
-    """Tell whether a folder is an entry of the cache: one that holds only what the cache puts there."""
+    """Tell whether a folder is an entry of the cache: called like one, and holding what the cache puts there.
+
+    An empty folder, or one of a user's own that is called like one of the cache's own, is none.
+    """
+    if not _ENTRY.fullmatch(folder.name):
+        return False
     try:
         names = os.listdir(folder)  # noqa: PTH208 - names are what is matched
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return not folder.is_symlink() and all(_CHILD.fullmatch(name) for name in names)
+    is_ours = any(_OWN.fullmatch(name) for name in names) and all(_CHILD.fullmatch(name) for name in names)
+    return is_ours and not folder.is_symlink()
 
 
 def served(folder: str) -> str | None:

@@ -24,18 +24,25 @@ __all__ = ["ModelVersionApi"]
 class ModelVersionApi(ModelVersion, Handle):
     """A model version with an API behind it."""
 
-    __slots__ = ()
+    __slots__ = ("_alias",)
 
     if TYPE_CHECKING:
+        _alias: str | None
         model: ModelApi
         run: RunApi | None
 
     def _bind(self, api: BaseMlflowApi) -> None:
         super()._bind(api)
+        self._named(None)
         if not isinstance(self.model, ModelApi) or self.model.api is not api:
             self.__dict__["model"] = ModelApi.of(api, self.model)
         if self.run is not None and (not isinstance(self.run, RunApi) or self.run.api is not api):
             self.__dict__["run"] = RunApi.of(api, self.run)
+
+    def _named(self, alias: str | None) -> Self:
+        """Remember the alias that the handle was got by: what it caches or exports is found by that, too."""
+        object.__setattr__(self, "_alias", alias)
+        return self
 
     def _identity(self) -> tuple[str, ...]:
         return self.model.name, self.version

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +24,7 @@ from withrun.errors import (
 )
 from withrun.schema import Run
 from withrun.services.choices import choose
+from withrun.services.claims import claimed
 from withrun.services.dumps import clean_dumps, dumped
 from withrun.services.local_files import replicate
 from withrun.services.location import Location, of_run, of_run_id, of_version
@@ -60,7 +61,10 @@ class ArtifactService:
         always_pull_artifacts: what is cached is pulled again whenever it is asked for.
         spool: gives where what a run that the server does not know yet publishes is to wait; None for other
             runs.
+        check_kept: refuses to publish files to paths of a run where a model version lies.
         journal_dir: holds those; what lies there goes once it is delivered.
+        reads_local_repos: what is not in the cache is read from local repos, offline too. Not so for an
+            export: a path that was a run's on another machine is anybody's here.
     """
 
     def __init__(
@@ -75,9 +79,12 @@ class ArtifactService:
         cache_local_artifacts: bool = False,
         always_pull_artifacts: bool = False,
         spool: Callable[[str], Spool | None] = lambda _: None,
+        check_kept: Callable[[Run, Collection[str]], None] = lambda _, __: None,
         journal_dir: Path | None = None,
+        reads_local_repos: bool = True,
     ) -> None:
         self._spool = spool
+        self._check_kept = check_kept
         self._journals = journal_dir
         self._transfer = transfer
         self._cache = cache
@@ -86,6 +93,7 @@ class ArtifactService:
         self._offline = offline_mode
         self._may_pull = pull_artifacts_in_offline_mode or not offline_mode
         self._cache_local = cache_local_artifacts
+        self._reads_local = reads_local_repos or self._may_pull
         self._always_pull = always_pull_artifacts and self._may_pull
 
     # --- publishing ---
@@ -99,13 +107,15 @@ class ArtifactService:
         keep_the_source: bool | None = None,
         allow_duplication: bool | None = None,
         use_cache: bool | None = None,
+        before: Callable[[Collection[str]], None] | None = None,
         register: Callable[[], str | None] | None = None,
         at_root: bool = False,
     ) -> Location:
         """Publish a file or folder to a run; adds and replaces file by file, deletes nothing.
 
         All that can be judged without the store (options, paths, the source) is judged before anything
-        happens. What is published can be registered by `register`, which is done before anything becomes of
+        happens. Then `before` is asked, see `Publisher.publish`; by default, whether a model version would be
+        changed. What is published can be registered by `register`, which is done before anything becomes of
         the source: if it fails, that is kept. It returns as what, in words for errors. With `at_root`, what a
         folder holds goes to the run's root.
 
@@ -122,6 +132,7 @@ class ArtifactService:
             CacheError: the source is in the cache; or it was published, and could not be cached though
                 `use_cache` is True, or not be removed.
             FailedToPublishArtifact: names the source, or what the dumper wrote, which is kept.
+            AlreadyExists: a model version lies there, which is never changed.
             OfflineError: the API is offline.
         """
         path = path_of(source)
@@ -146,12 +157,17 @@ class ArtifactService:
             use_cache=use_cache,
         )
         publisher = Publisher(self._transfer, self._cache, self._client(where), where, choices)
+        before = before or partial(self._check_kept, run)
         if callable(source):
             with dumped(source, where.key.name, self._temp) as written:
-                publisher.publish(written, register)
+                publisher.publish(written, register, before)
         elif path is not None:
-            publisher.publish(path, register)
+            publisher.publish(path, register, before)
         return where
+
+    def claimed(self, where: Location) -> contextlib.AbstractContextManager[None]:
+        """Keep others from publishing a model version there, within the block; waits for who is at it."""
+        return claimed(where.key, None if self._cache is None else self._cache.root / "locks")
 
     # --- reading ---
 
@@ -204,13 +220,15 @@ class ArtifactService:
         with self._held(where) as path:
             in_cache = self._cache is not None and self._cache.holds(path)
             # All of the run's folder: what is placed in it would be one of its artifacts.
-            home = (local_path(where.root) if where.is_local else None) or path
-            clear = self._cache.artifacts if self._cache is not None and in_cache else home
+            home = local_path(where.root) if where.is_local else None
+            clear = [home or path, *(self._cache.homes if self._cache is not None else ())]
+            if self._journals is not None:
+                clear.append(self._journals)
             if link and not (self._journals and path.is_relative_to(self._journals)):
                 aim = self._cache.lasting(path, goal) if self._cache is not None and in_cache else path
-                place(goal, lambda at: at.symlink_to(aim.absolute()), overwrite=overwrite, keep_clear=[clear])
+                place(goal, lambda at: at.symlink_to(aim.absolute()), overwrite=overwrite, keep_clear=clear)
             else:
-                place(goal, lambda at: _copy_protected(path, at), overwrite=overwrite, keep_clear=[clear])
+                place(goal, lambda at: _copy_protected(path, at), overwrite=overwrite, keep_clear=clear)
         return goal
 
     def export(self, where: Location, target: Path | str) -> Path:
@@ -227,13 +245,13 @@ class ArtifactService:
             )
 
     def list(self, where: Location) -> list[ObjMeta] | ObjMeta:
-        """List what a folder holds; of a file, its own ObjMeta. Offline, what the cache holds of it.
+        """List what a folder holds; of a file, its own ObjMeta. Offline, of what `get` would give.
 
         Raises:
             ArtifactNotFound: nothing is there.
             ArtifactNotCached: offline, and the cache does not hold it.
         """
-        if self._offline and not self._may_pull:
+        if self._offline and (not self._may_pull or (not self._always_pull and self.is_cached(where))):
             return self._transfer.ls(str(self.get(where)))
         try:
             return self._transfer.ls(where.url, http=self._client(where))
@@ -281,11 +299,17 @@ class ArtifactService:
 
     def _is_direct(self, where: Location) -> bool:
         """Whether an artifact is used where it lies."""
-        return not self._cache_local and where.is_local
+        return not self._cache_local and self._reads_local and where.is_local
 
     def _in_repo(self, where: Location) -> Path:
         path = where.local()
         if path is None or not path.exists():
+            root = local_path(where.root)
+            if self._offline and root is not None and not root.exists():
+                raise ArtifactNotCached(
+                    f"{where} is not in the cache, and its run has its artifacts in {str(root)!r}, a folder "
+                    "that is not on this machine. Cache or export it where that is."
+                )
             raise ArtifactNotFound(
                 f"There is no {where}: nothing is at {str(path)!r}. `list_run_artifacts` tells what is."
             )

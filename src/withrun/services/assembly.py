@@ -149,6 +149,8 @@ def assemble(
         cache_local_artifacts=options.cache_local_artifacts,
         always_pull_artifacts=options.always_pull_artifacts,
         spool=writes.spool_of,
+        reads_local_repos=policy is not None,
+        check_kept=lambda run, paths: models.paths.check_kept(run, paths),
         journal_dir=None if policy is None else policy.journal_dir.absolute(),
     )
     long_values = LongValues(artifacts, writes, options.on_long_value)

@@ -116,11 +116,21 @@ class MetadataService:
                     self._repos.pop(next(iter(self._repos)), None)
         return known
 
-    def keep(self, version: ModelVersion, target: Path | None = None) -> None:
-        """Have a version's metadata beside its artifact, in the cache or an export; what is there stays."""
+    def keep(self, version: ModelVersion, alias: str | None = None, target: Path | None = None) -> None:
+        """Have a version's metadata beside its artifact, in the cache or an export; what is there stays.
+
+        Args:
+            version: the version.
+            alias: names it offline too, from now on.
+            target: the export; None for the cache.
+        """
         cache = self._cache if target is None else MetadataCache(target, self._serializer)
-        if cache is not None and cache.version(version.model.name, version.version) is None:
+        if cache is None:
+            return
+        if cache.version(version.model.name, version.version) is None:
             cache.put(version)
+        if alias is not None:
+            cache.put_alias(version.model.name, alias, version.version)
 
     def model(self, name: str, refresh: bool = False) -> Model:
         """A registered model; `refresh` also writes it to the cache."""
@@ -150,14 +160,6 @@ class MetadataService:
         if alias is not None and refresh:
             self.cache.put_alias(name, alias, found.version)
         return found
-
-    def export_version(self, name: str, version: str, target: Path) -> Path:
-        """Export a model version named by number or alias; the alias names it in the export too."""
-        found = self.version(name, version)
-        file = self.export(found, target)
-        if version.startswith("@"):
-            MetadataCache(target, self._serializer).put_alias(name, version[1:], found.version)
-        return file
 
     def _cached_alias(self, name: str, alias: str) -> str:
         found = self.cache.alias(name, alias)

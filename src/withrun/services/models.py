@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from withrun.backend import Backend, KeyValue, VersionRecord
-from withrun.cache.layout import overlap
 from withrun.errors import (
     AlreadyExists,
     InvalidArgument,
@@ -24,9 +24,11 @@ from withrun.services.registering import Registration, versions_of
 from withrun.services.runs import RunService
 from withrun.services.tag_keys import TagKeys
 from withrun.services.translation import DataTranslation
+from withrun.services.version_paths import VersionPaths
 from withrun.services.version_source import path_below, resolved_source
 from withrun.services.waiting_artifacts import Spool
 from withrun.services.writes import WritePath
+from withrun.transfer.urls import local_path
 
 __all__ = ["ModelService"]
 
@@ -52,6 +54,7 @@ class ModelService:
         self._runs = runs
         self._build = build
         self._translation = translation
+        self.paths = VersionPaths(self._taken_in, writes.briefly)
 
     # --- models ---
 
@@ -110,17 +113,17 @@ class ModelService:
 
     # --- versions ---
 
-    def check_free(self, run: Run, path_in_run: str) -> None:
-        """Refuse a path of a run at, above or below which another version's artifact lies."""
-        for record in self.of_run(run.id):
-            taken = path_below(run.repo_url, self._artifact_url(record, run))
-            # One at the run's root, and so with an empty path, takes all of the run.
-            if taken is not None and overlap(taken, path_in_run):
-                raise AlreadyExists(
-                    f"version {record.version} of model {record.name!r} lies at "
-                    f"{taken or 'the artifact folder'!r} of run {run.id}, and a version is never changed; "
-                    f"publish to another path_in_run than {path_in_run!r}"
-                )
+    def check_registrable(self, run: Run) -> None:
+        """Refuse a run on a local path that a server did not choose: it registers nothing there."""
+        is_server = urlsplit(self._backend.store_uri).scheme in ("http", "https")
+        if not is_server or local_path(run.repo_url) is None:
+            return
+        if path_below(self._backend.get_run(run.id).artifact_uri, run.repo_url) is None:
+            raise InvalidArgument(
+                f"run {run.id} keeps its artifacts in the local folder {run.repo_url!r}, and MLflow's "
+                "servers register no version of what lies on a path of their clients; log the model to a run "
+                "without `repo`, or with one on a storage that others reach too (s3://bucket/folder)"
+            )
 
     def register(
         self, model: Model, run: Run, path_in_run: str, tags: Mapping[str, Any] | None = None
@@ -130,7 +133,10 @@ class ModelService:
         source = f"{run.repo_url.rstrip('/')}/{path_in_run}"
         mark = KeyValue(self._keys.uid, new_uid())
         registration = Registration(self._backend, model.name, source, run.id, texts, mark)
-        record = self._writes.attempt(registration.attempt)
+        try:
+            record = self._writes.attempt(registration.attempt)
+        finally:
+            self.paths.forget(run)
         return self._build.version(record, model, run, source)
 
     def register_later(
@@ -143,6 +149,7 @@ class ModelService:
         spool.log.version(
             VersionIntent(uid, model.name, path_in_run, texts, version, spool.name(path_in_run))
         )
+        self.paths.forget(run)
         return ModelVersion(
             version=version,
             model=model,
@@ -202,6 +209,13 @@ class ModelService:
     def delete_alias(self, name: str, alias: str) -> None:
         """Remove an alias; one that is absent counts as removed."""
         self._backend.delete_alias(name, _check_alias(alias))
+
+    def _taken_in(self, run: Run) -> Iterator[tuple[str, VersionRecord]]:
+        """The versions that lie in a run, each with its path there."""
+        for record in self.of_run(run.id):
+            taken = path_below(run.repo_url, self._artifact_url(record, run))
+            if taken is not None:
+                yield taken, record
 
     def _artifact_url(self, record: VersionRecord, run: Run | None) -> str:
         """Where a version's artifact lies, with what MLflow's own clients write as its source resolved.

@@ -70,12 +70,12 @@ def _put(fresh: Path, target: Path, *, overwrite: bool) -> None:
         fresh.replace(target)
         return
     aside = beside(target)
-    with contextlib.suppress(FileNotFoundError):
-        target.rename(aside)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(aside)
         fresh.rename(target)
     except BaseException:
-        if os.path.lexists(aside):
+        if os.path.lexists(aside) and not os.path.lexists(target):
             aside.rename(target)
         raise
     try:
@@ -97,8 +97,8 @@ def _check(target: Path, keep_clear: list[Path]) -> None:
         kept = Path(os.path.realpath(folder))
         if real.is_relative_to(kept) or kept.is_relative_to(real):
             raise InvalidArgument(
-                f"target {str(target)!r} overlaps {str(folder)!r}, where the artifact itself is kept. "
-                "Choose a target outside of it."
+                f"target {str(target)!r} overlaps {str(folder)!r}, where artifacts, or what withrun knows of "
+                "them, are kept. Choose a target outside of it."
             )
 
 

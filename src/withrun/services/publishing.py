@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,16 +76,25 @@ class Publisher:
     where: Location
     choices: Choices
 
-    def publish(self, source: Path, register: Callable[[], str | None] | None = None) -> None:
+    def publish(
+        self,
+        source: Path,
+        register: Callable[[], str | None] | None = None,
+        before: Callable[[Collection[str]], None] | None = None,
+    ) -> None:
         """Publish the file or folder `source`, then cache, link or remove it as was chosen.
 
         Args:
             source: what to publish.
             register: done once all of it is in the repo, before anything becomes of the source; returns as
                 what, in words.
+            before: is given the paths in the run of all that is to be sent, before anything is; raises to
+                refuse it.
         """
         self._check(source)
         snapshot = self._look(source)
+        if before is not None:
+            self._ask(snapshot, before)
         with self._publication(snapshot) as publication:
             try:
                 self.transfer.push(source, self.where.url, http=self.http)
@@ -129,6 +138,17 @@ class Publisher:
                 source=source,
             ) from error
 
+    def _ask(self, snapshot: Snapshot, before: Callable[[Collection[str]], None]) -> None:
+        inside = f"{self.where.path}/" if self.where.path else ""
+        paths = [
+            f"{inside}{file.relative}" if file.relative else self.where.path for file in snapshot.tree.files
+        ]
+        try:
+            before(paths)
+        except BaseException as error:
+            add_note(error, f"Nothing was sent; the source is kept at {str(snapshot.source)!r}.")
+            raise
+
     def _register(self, source: Path, register: Callable[[], str | None]) -> str | None:
         try:
             return register()
@@ -136,7 +156,7 @@ class Publisher:
             raise FailedToPublishArtifact(
                 f"{self.where} was published, but could not be registered: {error}\n"
                 f"Its files are in the run, and the source is kept at {str(source)!r}: only the registration "
-                "is missing. Log it again from there.",
+                "is missing. When nothing is in its way any more, log it again from there.",
                 source=source,
             ) from error
         except BaseException as error:
