@@ -30,7 +30,7 @@ PATIENCE = 30.0
 @click.option("--tracking-uri", help="The store; without it, the one that get_api() would use.")
 @click.option(
     "--cache-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The cache_dir of the API that logged, if it was given one: its journals are in there.",
 )
 @click.option("--watch", is_flag=True, help="Go on, and deliver what comes, until Ctrl-C.")
@@ -39,7 +39,7 @@ def sync(tracking_uri: str | None, cache_dir: Path | None, watch: bool, dry_run:
     """Deliver what programs logged without the server, or were killed before they could deliver.
 
     Journals of programs that still run are left to them. What the server refuses is kept aside and listed.
-    The exit code is 1 if something is left or refused; nothing is ever dropped.
+    The exit code is 1 if something is left, refused or damaged; nothing that can be read is ever dropped.
     """
     if watch and dry_run:
         raise click.UsageError("--watch and --dry-run exclude one another")
@@ -129,16 +129,13 @@ class _Store:
         if self._some_are_free():
             report = self._recover()
             _tell(report, self.uri)
-            complete = not (report.left or report.refused)
+            complete = not (report.left or report.refused or report.damaged)
         elif not any(one.records for one in self.waiting()):
             self._say_nothing_waits()
         for one in self.waiting():
             if one.alive and one.records:
                 complete = False
-                click.echo(
-                    f"left: {_count(one.records, 'record')} in {one.path}, which {_process(one)}, or another "
-                    "sync, holds"
-                )
+                click.echo(f"left: {_count(one.records, 'record')} in {one.path}, {_held_by(one)}")
         self._show_others()
         return complete
 
@@ -234,6 +231,15 @@ def _age(one: Waiting) -> str:
     return f"{seconds:.0f} s"
 
 
+def _held_by(one: Waiting) -> str:
+    if (one.path / "lock").exists():
+        return f"which {_process(one)}, or another sync, holds"
+    return (
+        f"whose file `lock` is lost: whether {_process(one)} still logs there can't be told. If it does not, "
+        "make an empty file of that name"
+    )
+
+
 def _process(one: Waiting) -> str:
     origin = one.origin
     return f"process {origin.pid} on {printable(origin.host)}" if origin else "its process"
@@ -249,7 +255,7 @@ def _tell(report: Recovered, uri: str) -> None:
     for run_id in report.ended:
         click.echo(f"run {printable(run_id)} was ended FAILED: the process that it belonged to is gone")
     if report.damaged:
-        click.echo(f"{report.damaged} bytes were damaged and could not be read")
+        click.echo(f"{report.damaged} bytes were damaged: what they said, and nothing else does, is lost")
     if report.refused:
         click.echo(f"{_count(report.refused, 'value')} refused, kept in:")
         for path in report.kept:

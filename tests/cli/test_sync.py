@@ -92,9 +92,15 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
 
 def test_nothing_to_sync(tmp_path: Path) -> None:
     """With nothing waiting it says so, asks no server, makes no folder, and ends with 0."""
-    done = sync(tmp_path / "cache", "http://127.0.0.1:1")
+    done = sync(tmp_path, "http://127.0.0.1:1")
     assert (done.returncode, done.stdout.startswith("nothing to sync")) == (0, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """A mistyped --cache-dir is refused: what waits elsewhere must not look delivered."""
+    done = sync(tmp_path / "cahce", "http://127.0.0.1:1")
+    assert (done.returncode, "cahce" in done.stderr) == (2, True)
 
 
 @pytest.mark.slow

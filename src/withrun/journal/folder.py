@@ -153,7 +153,7 @@ class JournalFolder:
         # First what says that it was taken over, so that it never looks like its owner's again; the file may
         # be lost, or deleted by one that was killed at that.
         taken = OwnerLock.take(path / _TAKEN_OVER)
-        lock = OwnerLock.take(path / "lock")
+        lock = OwnerLock.take(path / "lock", create=_has_lost_its_lock(path))
         if lock is None:
             if taken is not None:
                 taken.close()
@@ -163,12 +163,23 @@ class JournalFolder:
         return cls(path, *filter(None, [lock, taken]))
 
     @staticmethod
+    def is_held(path: Path) -> bool:
+        """Whether a journal is held, by its own process or by a recovery, or is gone.
+
+        One where that can't be told counts as free: who tries to take it is told why.
+        """
+        try:
+            return OwnerLock.is_held(path / "lock") and not _has_lost_its_lock(path)
+        except OSError:
+            return False
+
+    @staticmethod
     def is_over(path: Path) -> bool:
         """Whether a journal is there that its own process can't write to any more: it is gone, or let go.
 
         Such a journal is free, or held by a recovery.
         """
-        if not OwnerLock.is_held(path / "lock"):
+        if not JournalFolder.is_held(path):
             return True
         return (path / _TAKEN_OVER).exists() and OwnerLock.is_held(path / _TAKEN_OVER)
 
@@ -183,7 +194,7 @@ class JournalFolder:
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > _STALE:
                         shutil.rmtree(path, ignore_errors=True)
-            elif (path / "lock").is_file():
+            elif _NAME.fullmatch(path.name):
                 found.append(path)
         return found
 
@@ -238,6 +249,24 @@ class JournalFolder:
     def _unlock(self) -> None:
         for lock in self._locks:
             lock.close()
+
+
+def _has_lost_its_lock(path: Path) -> bool:
+    """Whether somebody deleted a journal's lock file, and the process that held it is certainly gone."""
+    if (path / "lock").exists():
+        return False
+    origin = JournalFolder.origin_of(path)
+    return origin is not None and origin.host == socket.gethostname() and not _lives(origin.pid)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(max(pid, 1), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 _last = 0

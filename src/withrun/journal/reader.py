@@ -10,7 +10,7 @@ from withrun.journal.introductions import Introductions, RunRef
 from withrun.journal.pack import Window
 from withrun.journal.position import Position
 from withrun.journal.record import Kind, decode
-from withrun.journal.segment import SegmentReader, segment_path
+from withrun.journal.segment import SegmentReader, numbers, segment_path
 
 __all__ = ["JournalReader"]
 
@@ -45,7 +45,7 @@ class JournalReader:
         self._start = self._at = start or folder.acknowledged.position
         self._segment: SegmentReader | None = None
         self._number = 0
-        self._refs = Introductions(folder.ledger.runs)
+        self._refs = Introductions(folder.ledger.runs, self._introductions)
 
     def window(self) -> Window | None:
         """The next records; None if there are none now."""
@@ -103,6 +103,19 @@ class JournalReader:
                     record = decode(payload)
                     self._refs[record[1]] = RunRef(record[2], record[3])
         segment.offset = max(segment.offset, offset)
+
+    def _introductions(self) -> Iterator[tuple[int, RunRef]]:
+        """All that can be read in the segments, delivered or not."""
+        for number in numbers(self._folder.path):
+            segment = SegmentReader(segment_path(self._folder.path, number))
+            try:
+                while payloads := segment.read(None):
+                    for payload in payloads:
+                        if payload[1] == Kind.RUN:
+                            record = decode(payload)
+                            yield record[1], RunRef(record[2], record[3])
+            finally:
+                segment.close()
 
     def _report(self, damaged: int) -> None:
         if damaged:

@@ -1,0 +1,242 @@
+"""Damage to a journal costs the bytes that it hits: all else is delivered, or kept aside, and said."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from withrun.journal import ExperimentIntent, Journal, Recovered, recover, waiting
+from withrun.journal.record import HEADER, Kind, decode, frame
+from withrun.journal.segment import MAGIC, numbers, segment_path
+from withrun.providers.mlflow.store import StoreBackend
+
+from .conftest import intent
+
+POINTS = 3_000
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from withrun.journal import Journal, RunIntent
+from withrun.providers.mlflow.store import StoreBackend
+journal = Journal(Path(sys.argv[1]), sys.argv[2], threads=1, connect=lambda: StoreBackend(sys.argv[2]))
+log = journal.owned.create(RunIntent("a" * 32, "0", "killed", 1_700_000_000_000))
+log.metric("loss", 1.0, 1_700_000_005_000)
+assert journal.flush()
+print(log.run_id, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def offline(tmp_path: Path, store_uri: str) -> Journal:
+    """A journal that nobody delivers."""
+    return Journal(tmp_path / "journal", store_uri)
+
+
+@pytest.fixture
+def deliver(tmp_path: Path, store_uri: str) -> Callable[[], Recovered]:
+    """Delivers what was left, as `withrun sync` does."""
+
+    def run() -> Recovered:
+        backend = StoreBackend(store_uri)
+        try:
+            return recover(tmp_path / "journal", store_uri, backend, threads=1)
+        finally:
+            backend.close()
+
+    return run
+
+
+def only_journal(folder: Path) -> Path:
+    [lock] = folder.rglob("lock")
+    return lock.parent
+
+
+def damage(path: Path, *kinds: int) -> int:
+    """Flip a bit in the first record of each kind in a segment; how many records were hit."""
+    text, at, left = bytearray(path.read_bytes()), len(MAGIC), list(kinds)
+    while left and text[at : at + 8].strip(b"\0"):
+        length = HEADER.unpack_from(text, at)[0] & 0xFFFFFF
+        kind = decode(bytes(text[at + 8 : at + 8 + length]))[0]
+        if kind in left:
+            left.remove(kind)
+            text[at + 8 + length // 2] ^= 0x40
+        at += 8 + length
+    path.write_bytes(text)
+    return len(kinds) - len(left)
+
+
+def log_points(journal: Journal, run_id: str, points: int = POINTS) -> None:
+    log = journal.run(run_id)
+    for step in range(points):
+        log.metric("loss", step / 7, 1_700_000_000_000 + step, step)
+
+
+def steps(client: Any, run_id: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run_id, "loss")]
+
+
+def test_a_damaged_introduction(
+    offline: Journal, deliver: Callable[[], Recovered], client: Any, tmp_path: Path
+) -> None:
+    """One flipped bit in the record that says which run a number means loses none of the run's points."""
+    run_id = client.create_run("0").info.run_id
+    log_points(offline, run_id)
+    offline.close()
+    journal = only_journal(tmp_path / "journal")
+    assert damage(segment_path(journal, 1), Kind.RUN) == 1
+    report = deliver()
+    assert (report.damaged > 0, report.refused, report.left) == (True, 0, {})
+    assert steps(client, run_id) == list(range(POINTS))
+
+
+def test_a_damaged_introduction_without_a_ledger(
+    offline: Journal, deliver: Callable[[], Recovered], client: Any, tmp_path: Path
+) -> None:
+    """Then another segment's introduction of the same number tells which run it is."""
+    run_id = client.create_run("0").info.run_id
+    log_points(offline, run_id, 8_000)
+    offline.close()
+    journal = only_journal(tmp_path / "journal")
+    assert len(numbers(journal)) > 1
+    assert damage(segment_path(journal, 1), Kind.RUN) == 1
+    (journal / "runs.log").unlink()
+    report = deliver()
+    assert (report.damaged > 0, report.refused, report.left) == (True, 0, {})
+    assert steps(client, run_id) == list(range(8_000))
+
+
+def test_records_of_a_run_that_nothing_tells(
+    offline: Journal,
+    deliver: Callable[[], Recovered],
+    client: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They are kept aside and counted, under one line that says so; another run's are delivered."""
+    lost, known = (client.create_run("0").info.run_id for _ in range(2))
+    log_points(offline, lost)
+    log_points(offline, known, 10)
+    offline.close()
+    journal = only_journal(tmp_path / "journal")
+    assert damage(segment_path(journal, 1), Kind.RUN) == 1
+    (journal / "runs.log").unlink()
+    with caplog.at_level(logging.ERROR, logger="withrun.journal"):
+        report = deliver()
+    assert (report.refused, report.left) == (POINTS, {})
+    assert (steps(client, lost), steps(client, known)) == ([], list(range(10)))
+    [kept] = report.kept
+    lines = [json.loads(line) for line in Path(kept).read_text().splitlines()]
+    assert [line["record"][5] for line in lines] == list(range(POINTS))
+    assert all("damaged" in line["reason"] and journal.name in line["run_id"] for line in lines)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(told) == 2  # the damage, and what it means
+    assert not any("delivered" in message for message in told)
+    assert kept in told[-1]
+
+
+def test_damaged_starts(
+    offline: Journal, deliver: Callable[[], Recovered], client: Any, tmp_path: Path
+) -> None:
+    """Without the records that start them, offline runs and their experiment arrive all the same."""
+    offline.ensure_experiment(ExperimentIntent("e" * 32, "damaged", {"team": "x"}))
+    parent = offline.owned.create_locally(intent("parent", experiment_id="e" * 32, tags={"k": "v"}))
+    tags = {"mlflow.parentRunId": parent.uid}
+    child = offline.owned.create_locally(intent("child", experiment_id="e" * 32, tags=tags))
+    quiet = offline.owned.create_locally(intent("quiet", experiment_id="e" * 32))
+    for log in (child, parent):
+        log.metric("loss", 1.0, 1_700_000_000_000, 5)
+        log.status("FINISHED", 1_800_000_000_000)
+    offline.close()
+    segment = segment_path(only_journal(tmp_path / "journal"), 1)
+    starts = (Kind.EXPERIMENT, Kind.RUN, Kind.CREATE, Kind.CREATE, Kind.CREATE)
+    assert damage(segment, *starts) == len(starts)
+    report = deliver()
+    assert (report.refused, report.left) == (0, {})
+    experiment = client.get_experiment_by_name("damaged")
+    assert experiment.tags["team"] == "x"
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"parent", "child", "quiet"}
+    assert {report.runs[log.uid] for log in (parent, child, quiet)} == {r.info.run_id for r in runs.values()}
+    assert runs["parent"].data.tags["k"] == "v"
+    assert runs["child"].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
+    for name in ("parent", "child"):
+        assert (runs[name].info.status, steps(client, runs[name].info.run_id)) == ("FINISHED", [5])
+
+
+def test_records_that_make_no_sense(
+    offline: Journal, deliver: Callable[[], Recovered], client: Any, tmp_path: Path
+) -> None:
+    """What verifies and can't be understood, another version's say, is kept aside; all else is delivered."""
+    run_id = client.create_run("0").info.run_id
+    log = offline.run(run_id)
+    log.metric("loss", 1.0, 1, 0)
+    strange = [[99, log.no, 1, "what"], [Kind.ARTIFACT, log.no, 1, ["no path"]], [Kind.TAGS, log.no], "text"]
+    for record in strange:
+        log._write(frame(record))
+    log.metric("loss", 1.0, 2, 1)
+    offline.close()
+    report = deliver()
+    assert (report.refused, report.delivered, report.left) == (len(strange), 2, {})
+    assert steps(client, run_id) == [0, 1]
+    [kept] = report.kept
+    assert [json.loads(line)["record"] for line in Path(kept).read_text().splitlines()] == strange
+
+
+@pytest.mark.parametrize("how", ["lost", "zeroed", "emptied"])
+def test_a_ledger_that_is_lost(
+    how: str, deliver: Callable[[], Recovered], client: Any, tmp_path: Path, store_uri: str
+) -> None:
+    """The server is asked which runs the dead process owned, and they are ended."""
+    command = [sys.executable, "-c", KILLED, tmp_path / "journal", store_uri]
+    run_id = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    ledger = only_journal(tmp_path / "journal") / "runs.log"
+    if how == "lost":
+        ledger.unlink()
+    else:
+        ledger.write_bytes(bytes(ledger.stat().st_size) if how == "zeroed" else b"")
+    report = deliver()
+    assert (report.ended, report.left) == ([run_id], {})
+    assert client.get_run(run_id).info.status == "FAILED"
+
+
+def test_a_lock_that_is_lost(
+    deliver: Callable[[], Recovered], client: Any, tmp_path: Path, store_uri: str, offline: Journal
+) -> None:
+    """A journal without its lock file is delivered once its process is gone, and not before."""
+    command = [sys.executable, "-c", KILLED, tmp_path / "journal", store_uri]
+    run_id = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    journal = only_journal(tmp_path / "journal")
+    (journal / "lock").unlink()
+    offline.run("abc").metric("x", 1.0, 1)  # of a living process: this one
+    living = only_journal(tmp_path / "journal")
+    (living / "lock").unlink()
+    report = deliver()
+    assert (report.journals, report.ended, report.left) == (1, [run_id], {})
+    assert [one.alive for one in waiting(tmp_path / "journal", store_uri)] == [True]
+    assert not journal.exists()
+    offline.close()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
+def test_a_journal_that_cannot_be_read(
+    offline: Journal, deliver: Callable[[], Recovered], client: Any, tmp_path: Path
+) -> None:
+    """It is left, and named; others are delivered."""
+    log_points(offline, client.create_run("0").info.run_id, 10)
+    offline.close()
+    journal = only_journal(tmp_path / "journal")
+    journal.chmod(0)
+    try:
+        assert list(deliver().left) == [str(journal)]
+    finally:
+        journal.chmod(0o700)
