@@ -81,6 +81,27 @@ def test_one_run_by_both_ids(online: MlflowApi, run: RunApi, client: Any) -> Non
     assert online.get_run(local).status is RunStatus.KILLED
 
 
+def test_resumed_on_its_way_to_the_server(
+    uri: str, online: MlflowApi, open_api: MakeApi, client: Any
+) -> None:
+    """A run that another journal is just bringing is RUNNING, and newer, whenever it is read in the block."""
+    offline = open_api(uri, offline_mode=True)
+    with offline.start_run(offline.get_or_create_exp(f"long-{uuid.uuid4().hex[:12]}")) as left:
+        for step in range(5000):
+            left.log_metric("loss", step, step=step)
+        left.set_tag("stage", "old")
+    with online.resume_run(left.id) as run:
+        run.set_tag("stage", "new")
+        for when in ("at once", "flushed", "all flushed"):
+            found = online.get_run(run)
+            assert (found.status, found.tags["stage"]) == (RunStatus.RUNNING, "new"), when
+            (run if when == "at once" else online).flush()
+        stored = client.get_run(online.get_run(run).id)
+        assert (stored.info.status, stored.data.tags["stage"]) == ("RUNNING", "new")
+    assert client.get_run(stored.info.run_id).info.status == "FINISHED"
+    assert len(client.get_metric_history(stored.info.run_id, "loss")) == 5000
+
+
 def test_long_values_after_delivery(online: MlflowApi, run: RunApi) -> None:
     """A long value that is logged by a handle from before the delivery reads back whole."""
     online.flush()
