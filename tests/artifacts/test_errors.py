@@ -15,6 +15,7 @@ from tests.s3 import S3Server, s3_server
 from withrun.errors import (
     AlreadyExists,
     ArtifactNotFound,
+    BucketNotFound,
     CacheError,
     FailedToPublishArtifact,
     InvalidArgument,
@@ -95,6 +96,21 @@ def test_storage_refuses(
         with pytest.raises(reading):
             read("weights")
     assert list((tmp_path / "cache").glob("artifacts/*/*/current")) == []
+
+
+@pytest.mark.usefixtures("cloud")
+def test_missing_bucket(api: withrun.BaseMlflowApi, bucket: str, tmp_path: Path) -> None:
+    """A run in a bucket that does not exist is no empty run: every verb that reads says what is missing."""
+    run = remote_run(api, f"{bucket}-not")
+    for read in (
+        run.list_artifacts,
+        lambda: run.list_artifacts("a"),
+        run.get_artifact,
+        lambda: run.get_artifact("a"),
+        lambda: run.export_artifact(tmp_path / "export", "a"),
+    ):
+        with pytest.raises(BucketNotFound, match=r"the bucket 'errors-not' does not exist"):
+            read()
 
 
 @pytest.mark.usefixtures("cloud")

@@ -18,6 +18,7 @@ from withrun.cache.manifest import protect
 from withrun.errors import (
     ArtifactNotCached,
     ArtifactNotFound,
+    BucketNotFound,
     CacheError,
     InvalidArgument,
     OfflineError,
@@ -249,12 +250,15 @@ class ArtifactService:
 
         Raises:
             ArtifactNotFound: nothing is there.
+            BucketNotFound: nothing can be there.
             ArtifactNotCached: offline, and the cache does not hold it.
         """
         if self._offline and (not self._may_pull or (not self._always_pull and self.is_cached(where))):
             return self._transfer.ls(str(self.get(where)))
         try:
             return self._transfer.ls(where.url, http=self._client(where))
+        except BucketNotFound:
+            raise
         except ArtifactNotFound as error:
             if not where.path:
                 return []  # nothing was published yet: stores make a run's folder with its first artifact

@@ -16,6 +16,7 @@ from withrun.cache.artifacts import ArtifactCache
 from withrun.cache.publication import Publication
 from withrun.errors import (
     ArtifactNotFound,
+    BucketNotFound,
     CacheError,
     FailedToPublishArtifact,
     InvalidArgument,
@@ -54,6 +55,8 @@ def pull(
     url = where.url
     try:
         return cache.fill(where.key, lambda part: transfer.pull(url, part, http=http), since=since, hold=hold)
+    except BucketNotFound:
+        raise
     except ArtifactNotFound as error:
         raise ArtifactNotFound(f"There is no {where}: {error}") from error
 
