@@ -194,6 +194,8 @@ def test_values_are_found_by_what_was_logged(exp: ExpApi) -> None:
         assert names(exp, {f"params.{key}": value}) == expected, key
         assert names(exp, {f"params.{key}": {"$in": [value, 5]}}) == expected, key
         assert "values" not in names(exp, {f"params.{key}": {"$ne": value}}), key
+        if key not in ("set", "array"):
+            assert names(exp, {f"params.{key}": {"$all": [value]}}) == expected, key
     assert names(exp, {"params": {"date": day}}) == []
     assert names(exp, {"params.date": {"$gte": day, "$lte": day}}) == ["moments", "values"]
     assert names(exp, {"params.date": {"$lt": day}}) == []

@@ -79,6 +79,17 @@ def test_stored_form(value: object, stored: str) -> None:
     assert values.encode(value) == stored
 
 
+def test_times_of_numpy_and_pandas_are_datetimes() -> None:
+    """Times in numpy's nanoseconds, and naive ones of pandas, come back as datetimes, NaT as None."""
+    pandas = pytest.importorskip("pandas")
+    moment = dt.datetime(2026, 1, 31, 12, 30, 0, 5)
+    for value in (np.datetime64(moment, "ns"), np.datetime64(moment, "us"), pandas.Timestamp(moment)):
+        assert values.decode(values.encode(value)) == moment.astimezone()
+    assert values.decode(values.encode(np.array([moment], "M8[ns]"))) == [moment.astimezone()]
+    for nothing in (pandas.NaT, np.datetime64("NaT", "ns")):
+        assert values.decode(values.encode(nothing)) is None
+
+
 def test_datetimes_come_back_aware() -> None:
     """A naive datetime means local time, and both kinds come back as the same moment with a timezone."""
     naive = dt.datetime(2026, 7, 1, 12, 0, 0, 123456)

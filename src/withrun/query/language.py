@@ -204,7 +204,10 @@ class _Parser:
             given = listed(operand)
             if given is None:
                 raise InvalidArgument(f"{asked} takes a list, not {shortened(operand)}.")
-            items = [one for item in given for one in self._members(path, operator, item, depth)]
+            members = [self._members(path, operator, item, depth) for item in given]
+            if operator == "$all" and any(len(one) > 1 for one in members):
+                return And(tuple(Condition(path, "$in" if one[1:] else "$all", one) for one in members))
+            items = [value for one in members for value in one]
             self._check_status(path, operator, items)
             return Condition(path, operator, items)
         if operator == "$elemMatch":
@@ -249,8 +252,7 @@ class _Parser:
             raise InvalidArgument(f"{path!r}: {operator} takes values, not the operators {shortened(item)}.")
         if isinstance(item, re.Pattern):
             return [pattern(item, path)]
-        values = readings(item, path, depth, logged=self._is_logged(path))
-        return values[:1] if operator == "$all" else values
+        return readings(item, path, depth, logged=self._is_logged(path))
 
     def _element(self, path: str, operand: Any, depth: int) -> ElemMatch:
         if not isinstance(operand, Mapping):
