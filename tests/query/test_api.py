@@ -227,7 +227,7 @@ def test_a_status_is_a_name_or_a_run_status(exp: ExpApi) -> None:
 def test_a_time_that_no_calendar_holds_counts_as_none(
     api: BaseMlflowApi, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run of such a time, which MLflow takes, is found and read like others; one warning tells each time."""
+    """A run of such a time, which MLflow takes, is found and read like others, with a warning for each."""
     exp = api.create_exp(f"odd-{uuid.uuid4().hex}")
     backend = api.services.backend
     fine = exp.create_run("fine")

@@ -13,7 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from withrun.providers.mlflow.filter_words import Words
 from withrun.providers.mlflow.number_texts import number_texts
+from withrun.providers.mlflow.value_texts import texts_for
+from withrun.query.language import Condition
 
 EXACT = Context(prec=800)
 
@@ -81,6 +84,27 @@ def test_no_text_of_a_number_is_missed(like: sqlite3.Connection, number: float, 
     for text in texts_about(number, shift):
         if json.loads(text) == number:
             assert any(finds(like, pattern, text) for pattern in patterns), (text, patterns)
+
+
+@settings(deadline=None, max_examples=120)
+@given(number=numbers, others=st.lists(numbers, max_size=2), shift=st.integers(-25, 25))
+def test_nets_miss_no_text_of_a_number(
+    like: sqlite3.Connection, number: float, others: list[float], shift: int
+) -> None:
+    """Each text, in a list too, is usual or in a net, and there in one of the narrower ones."""
+    texts = texts_for(Condition("params.n", "$in", [number, *others]), Words(like_spans_lines=True))
+    if texts is None:
+        assert any(number_texts(one) is None for one in (number, *others))
+        return
+    for text in texts_about(number, shift):
+        if json.loads(text) != number:
+            continue
+        for stored in (text, f"[{text}]", f'["a",{text}]'):
+            assert any(finds(like, usual, stored) for usual in texts.usual) or any(
+                finds(like, net.comparison, stored)
+                and (not net.narrower or any(finds(like, narrower, stored) for narrower in net.narrower))
+                for net in texts.rare
+            ), (stored, texts)
 
 
 @pytest.mark.parametrize(

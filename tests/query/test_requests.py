@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,6 +70,28 @@ def test_an_experiment_is_fetched_once_a_search(
     assert asked(proxy)["experiments/get"] == 0
     client.rename_experiment(first, renamed := uuid.uuid4().hex)
     assert {run.exp.name for run in api.find_runs({"exp.id": first})} == {renamed}
+
+
+def test_a_search_that_finds_much_is_replaced_by_narrower_ones(
+    api: BaseMlflowApi, proxy: FaultProxy, client: MlflowClient
+) -> None:
+    """A number takes two requests where its param has numbers of one size, and more where it has others."""
+    exp = client.create_experiment(uuid.uuid4().hex)
+
+    def log(texts: Sequence[str]) -> None:
+        for text in texts:
+            client.log_param(client.create_run(exp, run_name=text).info.run_id, "n", text)
+
+    def found() -> list[str]:
+        return [run.name for run in api.find_runs({"params.n": 77, "exp.id": exp})]
+
+    ways = ["77", "77.00", "7.7E1", "[1, 77.0]", "76.99999999999999999", "0.77e+2"]
+    log([*ways, *map(str, range(60, 90))])
+    assert Counter(found()) == Counter([*ways, "77"])
+    assert asked(proxy)["runs/search"] == 2
+    log([str(number) for number in range(7700, 7725)])
+    assert Counter(found()) == Counter([*ways, "77"])
+    assert asked(proxy)["runs/search"] == 8
 
 
 def test_versions_fetch_each_model_and_run_once(

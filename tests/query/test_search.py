@@ -68,6 +68,25 @@ def test_a_text_param_is_asked_for_in_all_its_forms() -> None:
     assert "params.`opt` = '1'" not in filters({"params.opt": "1"})
 
 
+def test_a_whole_number_takes_two_searches() -> None:
+    """Its usual text is asked for, and once for all others by their length, or each by itself."""
+    usual, others = sorted(plan({"params.n": 77}).searches, key=lambda search: len(search.narrower))
+    assert usual.filter == "params.`n` = '77'"
+    assert others.filter == "params.`n` LIKE '____%'"
+    assert "params.`n` LIKE '77.0%'" in [search.filter for search in others.narrower]
+
+
+def test_conditions_on_several_params_do_not_multiply() -> None:
+    """All usual texts are asked for at once, and beside that what is rare of each."""
+    asked = filters({"params.a": "x", "params.b": "y", "params.c": {"$in": ["u", "v"]}, "metrics.m": 1})
+    assert asked == sorted(
+        [
+            *(f"metrics.`m` = 1.0 AND params.`a` = 'x' AND params.`b` = 'y' AND params.`c` = '{c}'" for c in "uv"),
+            *(f"metrics.`m` = 1.0 AND params.`{key}` LIKE '%\"%'" for key in "abc"),
+        ]
+    )
+
+
 def test_experiments_are_chosen_by_id() -> None:
     """`exp.id` becomes the experiments to search in, in each branch of an $or."""
     (search,) = plan({"exp.id": {"$in": ["2", "1"]}, "metrics.a": 1}).searches

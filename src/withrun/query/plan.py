@@ -10,9 +10,13 @@ of which hold more than they need to; where one of them finds much, narrower one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import reduce
+from itertools import product
+from operator import and_
 from typing import Any, Final
 
 from withrun.errors import InvalidArgument, OfflineError
@@ -26,6 +30,10 @@ __all__ = ["Plan", "PushDown", "Search", "Step", "make_plan"]
 
 MAX_SEARCHES: Final = 20
 """Searches that a plan may make; a query that needs more is narrowed by fewer conditions."""
+
+
+_MAX_RARE: Final = 5
+"""Searches for what is seldom there that a conjunction may make; by then it is narrow enough without more."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ def make_plan(
         if kind == "runs" and _only_of_experiments(child) and _Planner(kind, push_down).part(child) is None
     ]
     steps = planner.steps
-    wanted = (EVERYTHING,) if part is None else part.searches
+    wanted = (EVERYTHING,) if part is None else (*part.usual, *part.rare)
     found = _without_covered(planner.fitting(conjunction) for conjunction in wanted)
     numbers = frozenset(path for path, is_number in map(_only_numbers, _conjuncts(node)) if is_number)
     ordered = _order(order, numbers, kind, push_down, steps) if order else ()
@@ -195,11 +203,22 @@ def _order(
 
 @dataclass(frozen=True)
 class _Part:
-    """Searches whose union holds every match of a part of the query."""
+    """Searches whose union holds every match of a part of the query: the usual, and what is seldom there."""
 
-    searches: tuple[Conjunction, ...]
+    usual: tuple[Conjunction, ...]
     exact: bool
     weaker: Conjunction = EVERYTHING
+    rare: tuple[Conjunction, ...] = ()
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it takes one search."""
+        return len(self.usual) == 1 and not self.rare
+
+    @property
+    def alone(self) -> Conjunction:
+        """One search that holds every match, and perhaps much else."""
+        return self.usual[0] if self.is_single else self.weaker
 
 
 class _Planner:
@@ -224,7 +243,7 @@ class _Planner:
 
     def _condition(self, condition: Condition) -> _Part | None:
         pushed = self.push_down.condition(condition, self.kind)
-        if isinstance(pushed, Pushed) and len(pushed.alternatives) > MAX_SEARCHES:
+        if isinstance(pushed, Pushed) and len(pushed.alternatives) + len(pushed.rare) > MAX_SEARCHES:
             pushed = NoPush(f"it would take over {MAX_SEARCHES} searches")
         if isinstance(pushed, NoPush):
             by_experiment = self.kind == "runs" and _only_of_experiments(condition)
@@ -235,7 +254,7 @@ class _Planner:
             self._step(condition, "store", "")
         else:
             self._step(condition, "store, then here", pushed.why)
-        return _Part(_without_covered(pushed.alternatives), pushed.exact, pushed.weaker)
+        return _part(pushed.alternatives, pushed.rare, pushed.exact, pushed.weaker)
 
     def fitting(self, conjunction: Conjunction) -> Conjunction:
         """A conjunction without the conditions that would be too many or too long for one search."""
@@ -255,38 +274,36 @@ class _Planner:
     def _conjunction(self, parts: list[_Part | None]) -> _Part | None:
         if not parts:
             return _Part((EVERYTHING,), exact=True)
-        known = sorted((part for part in parts if part is not None), key=lambda part: len(part.searches))
+        known = sorted((part for part in parts if part is not None), key=lambda part: _count([part]))
         if not known:
             return None
-        searches: tuple[Conjunction, ...] = (EVERYTHING,)
-        exact = len(known) == len(parts) and all(part.exact for part in known)
-        refining: list[_Part] = []
-        multiplied = False
+        asked: list[_Part] = []
         for part in known:
-            several = len(part.searches) > 1 and not part.exact
-            if len(searches) * len(part.searches) > MAX_SEARCHES or (several and multiplied):
-                refining.append(part)
-            else:
-                searches = tuple(one & other for one in searches for other in part.searches)
-                multiplied = multiplied or several
-        if refining:
-            exact = False
-            searches = tuple(_refined(one, refining, MAX_SEARCHES // len(searches)) for one in searches)
-        weaker = EVERYTHING
-        for part in known:
-            weaker &= part.searches[0] if len(part.searches) == 1 else part.weaker
-        return _Part(_without_covered(searches), exact, weaker)
+            together = [*asked, part]
+            seldom = sum(len(one.rare) for one in together)
+            if _count(together) <= MAX_SEARCHES and (seldom <= _MAX_RARE or seldom == len(part.rare)):
+                asked.append(part)
+        # What all usual searches find; and what a rare one finds, whichever way the others match. That is
+        # hardly anything, so that it need not be narrowed by what takes several searches.
+        usual = _product([*(part.usual for part in asked), *((p.alone,) for p in known if p not in asked)])
+        single = reduce(and_, (part.alone for part in known if part.is_single), EVERYTHING)
+        rare = [search & single for part in asked for search in part.rare]
+        weaker = reduce(and_, (part.alone for part in known), EVERYTHING)
+        exact = len(asked) == len(parts) and all(part.exact for part in asked)
+        return _part(usual, rare, exact, weaker)
 
     def _disjunction(self, parts: list[_Part | None]) -> _Part | None:
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             self.steps.append(Step("$or", "here", "the store can't be asked for one of its branches"))
             return None
-        union = _without_covered(search for part in known for search in part.searches)
-        if len(union) > MAX_SEARCHES:
+        usual = [search for part in known for search in part.usual]
+        rare = [search for part in known for search in part.rare]
+        union = _part(usual, rare, all(part.exact for part in known))
+        if _count([union]) > MAX_SEARCHES:
             self.steps.append(Step("$or", "here", f"it would take over {MAX_SEARCHES} searches"))
             return None
-        return _Part(union, exact=all(part.exact for part in known))
+        return union
 
     def _step(self, condition: Condition, where: str, why: str) -> None:
         operand = condition.operand.pattern if condition.operator == "$regex" else condition.operand
@@ -295,23 +312,26 @@ class _Planner:
         self.steps.append(Step(clause, where, why))
 
 
-def _refined(search: Conjunction, parts: Sequence[_Part], most: int) -> Conjunction:
-    """A search of what may match all parts too, with narrower ones for each way to match a part.
+def _part(
+    usual: Iterable[Conjunction],
+    rare: Iterable[Conjunction],
+    exact: bool,
+    weaker: Conjunction = EVERYTHING,
+) -> _Part:
+    """A part without searches that find only what another one finds."""
+    kept = _without_covered(usual)
+    others = _without_covered(one for one in rare if not any(other.covers(one) for other in kept))
+    return _Part(kept, exact, weaker, others)
 
-    Args:
-        search: what is asked beside.
-        parts: which take several searches each, so that all ways to match them would be many.
-        most: narrower searches that this may end in.
-    """
-    wide = search
-    for part in parts:
-        wide &= part.weaker
-    first, others = parts[0], parts[1:]
-    share = most // len(first.searches)
-    if not share:
-        return _refined(wide, others, most) if others else wide
-    narrower = [search & one for one in first.searches]
-    return replace(wide, narrower=tuple(_refined(o, others, share) for o in narrower) if others else tuple(narrower))
+
+def _count(parts: Sequence[_Part]) -> int:
+    """The searches that a conjunction of parts takes."""
+    return math.prod(len(part.usual) for part in parts) + sum(len(part.rare) for part in parts)
+
+
+def _product(alternatives: Sequence[Sequence[Conjunction]]) -> list[Conjunction]:
+    """One of each, in every way."""
+    return [reduce(and_, chosen, EVERYTHING) for chosen in product(*alternatives)]
 
 
 def _without_covered(searches: Iterable[Conjunction]) -> tuple[Conjunction, ...]:

@@ -31,6 +31,9 @@ EXPONENT: Final = "ILIKE '%e%'"
 _PRECISION: Final = 14
 """Significant digits in which all plain texts of one double agree, but for those zeros and nines."""
 
+_SMALL: Final = Decimal("0.01")
+"""Where numbers are below, others beside them are written with an exponent, so that it tells little."""
+
 _LEAST, _MOST = 1e-30, 1e30
 """Beyond, nobody writes a number without an exponent, and the pattern for it would be long."""
 
@@ -41,8 +44,8 @@ class NumberTexts:
 
     Attributes:
         usual: finds the text that programs write.
-        plain: find other texts without an exponent.
-        scientific: find those with one.
+        plain: find other texts without an exponent, or with one where that is nothing rare.
+        scientific: find those with one, where it is rare.
         length: characters that every other text has at least, but for those with an exponent; 0 if that tells
             little, as of fractions, which have many lengths.
         scientific_length: characters that those have at least.
@@ -84,6 +87,8 @@ def number_texts(number: float) -> NumberTexts | None:
         # The last digits before the point may differ.
         return NumberTexts(f"LIKE '{sign}{text[:_PRECISION]}%'", (_NINES,), scientific)
     usual = f"= '{sign}{text}'"
+    if size < _SMALL:
+        return NumberTexts(usual, (f"LIKE '{sign}{text}0%'", _NINES, *scientific))
     if "." in text:
         return NumberTexts(usual, (f"LIKE '{sign}{text}0%'", _NINES), scientific)
     other = f"{sign}{text}.0"
