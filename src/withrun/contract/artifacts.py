@@ -49,6 +49,7 @@ class ArtifactsContract(ABC):
                 may become a link. If it can't be kept, a warning says why; with True, that is an error.
 
         Raises:
+            AlreadyExists: it would change the files of a model version.
             CacheError: it was published, but not cached though `use_cache` is True.
             IllegalPath: `path_in_run` is absolute, empty or climbs.
             FailedToPublishArtifact: names the source, or what the callback wrote, which is kept.

@@ -91,10 +91,15 @@ class ModelsContract(ABC):
             version: the version's number, where the store lets one choose it.
             tags: nested dict of JSON values.
 
+        Of several that are published to one path at once by processes that share a `cache_dir`, one succeeds.
+        Between machines that share none, the second to be registered is refused, after it was sent.
+
         Raises:
             AlreadyExists: another version's artifact lies at that path of the run.
+            CacheError: it is registered, as the error says, and not cached though `use_cache` is True.
             FailedToPublishArtifact: names what was kept.
-            InvalidArgument: `version` was given, and the store numbers versions itself.
+            InvalidArgument: `version` was given, and the store numbers versions itself; or the run has a
+                local `repo`, and the store is a server, which registers no such versions.
         """
 
     @abstractmethod
