@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import subprocess
 import sys
 import time
 import uuid
@@ -14,6 +17,7 @@ import pytest
 
 from tests.servers import MlflowServer, _database_template, mlflow_server
 from withrun.journal import Journal, RunIntent
+from withrun.journal.record import frame
 from withrun.providers.mlflow.rest import RestBackend
 from withrun.providers.mlflow.settings import ClientSettings
 from withrun.providers.mlflow.store import StoreBackend
@@ -58,6 +62,30 @@ def server_client(server: MlflowServer) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(server.url)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting takes root, and this machine's consent")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Take all room that is left: the last page of each ledger below a folder, then all others."""
+    for ledger in folder.rglob("runs.log"):
+        with ledger.open("ab") as file:
+            while left := -file.tell() % 4096:
+                file.write(frame((4, "x" * (left - 13 if left < 200 else 100), None)))
+                file.flush()
+    with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
 
 
 def rest(url: str, **settings: Any) -> RestBackend:
