@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -81,7 +83,10 @@ def test_conditions_on_several_params_do_not_multiply() -> None:
     asked = filters({"params.a": "x", "params.b": "y", "params.c": {"$in": ["u", "v"]}, "metrics.m": 1})
     assert asked == sorted(
         [
-            *(f"metrics.`m` = 1.0 AND params.`a` = 'x' AND params.`b` = 'y' AND params.`c` = '{c}'" for c in "uv"),
+            *(
+                f"metrics.`m` = 1.0 AND params.`a` = 'x' AND params.`b` = 'y' AND params.`c` = '{c}'"
+                for c in "uv"
+            ),
             *(f"metrics.`m` = 1.0 AND params.`{key}` LIKE '%\"%'" for key in "abc"),
         ]
     )
@@ -247,6 +252,28 @@ def test_a_store_that_repeats_itself_is_an_error() -> None:
     """A page token that leads to itself ends the search with an error, not never."""
     with pytest.raises(ServerError, match="twice"):
         list(Results(plan(None), lambda: Pages(10, stuck=True)))
+
+
+EARLY = """
+import threading, time
+from tests.query.test_search import Pages, plan
+from withrun.query.search import Results
+
+class Slow(Pages):
+    def page(self, search, experiments, size, token):
+        if token:
+            time.sleep(60)
+        return super().page(search, experiments, size, token)
+
+for item in Results(plan(None), lambda: Slow(3000)):
+    break
+assert any(thread.name.startswith("withrun-search") for thread in threading.enumerate())
+"""
+
+
+def test_a_loop_that_is_left_early_does_not_hold_up_the_exit() -> None:
+    """The page that is being fetched ahead is not waited for when the program ends."""
+    subprocess.run([sys.executable, "-c", EARLY], check=True, timeout=30)
 
 
 def test_an_error_of_a_page_is_raised_where_it_is_read() -> None:

@@ -103,7 +103,11 @@ class RunsContract(ABC):
     def find_runs(
         self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None
     ) -> Results[RunApi]:
-        """Search runs; without `exp.id` in the query those of all active experiments.
+        """Search runs; without `exp.id` in the query those of all experiments. Deleted runs are left out.
+
+        Results are fetched in pages as they are read, and a store counts pages by how many matches come
+        before: where what was read is no match any longer, others are passed over. So to change in a loop what
+        the query asks for, read all first: `for run in list(api.find_runs(…))`.
 
         Args:
             query: a MongoDB query over the fields of `Run`, or an MLflow filter string. What values and
@@ -113,6 +117,8 @@ class RunsContract(ABC):
 
         Raises:
             InvalidArgument: an unknown field or operator, or a value that it can't take; names the nearest.
+                Or, while results are read, a filter string that the store refuses.
+            OfflineError: the query is a filter string, and the API is offline.
 
         Example:
             >>> best = api.find_runs({"exp.id": exp.id}, sorting=[("metrics.loss", 1)]).first()

@@ -29,9 +29,10 @@ class SearchingContract(ABC):
         Example:
             >>> print(api.explain({"params.lr": {"$lt": 0.1}}))
             Search of runs (mlflow 3.17.2)
-              1. to the store: params.`lr` LIKE '%' in all active experiments
+              1. to the store: params.`lr` LIKE '%' in all experiments
               params.lr $lt 0.1  store, then here: values are stored as text
 
         Raises:
             InvalidArgument: the query or the sorting can't be understood, or there is no such kind.
+            OfflineError: the query is a filter string, and the API is offline.
         """

@@ -16,13 +16,14 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from withrun.backend import Page
 from withrun.errors import InvalidArgument, MissingDependency, ServerError
+from withrun.query.ahead import Ahead
 from withrun.query.documents import as_document, flat_row
 from withrun.query.paging import PageSizes
 from withrun.query.plan import Plan, Search
@@ -100,7 +101,7 @@ def run_plan(plan: Plan, source: PageSource[R, E], limit: int | None = None) -> 
     if limit == 0:
         return
     sort_here = bool(plan.sorting) and not plan.sorted_by_store
-    pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="withrun-search")
+    pool = Ahead(_CONNECTIONS)
     try:
         wanted = None if sort_here else limit
         streams = [
@@ -113,7 +114,7 @@ def run_plan(plan: Plan, source: PageSource[R, E], limit: int | None = None) -> 
         for found in islice(matches, limit):
             yield source.complete(found.entity)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.close()
 
 
 class _Stream(Generic[R, E]):
@@ -126,7 +127,7 @@ class _Stream(Generic[R, E]):
         search: Search,
         experiments: tuple[str, ...],
         sizes: PageSizes,
-        pool: ThreadPoolExecutor,
+        pool: Ahead,
     ) -> None:
         self.plan = plan
         self.source = source
