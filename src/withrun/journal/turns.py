@@ -3,7 +3,7 @@
 Before its first record of a run that it did not start, a journal notes which others are over, that is, can't
 be written to any more: what these hold of the run is older, and is delivered first. The journal of a living
 process is not waited for: two that log to one run at once are promised no order, and must not hold up one
-another. As every note points to what was over before, no two journals wait for each other.
+another. As every note speaks of what was over before, no two journals wait for each other.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from withrun.errors import JournalError
 from withrun.journal.apart import Behind
-from withrun.journal.disk import OwnerLock
+from withrun.journal.disk import OwnerLock, unusable
 from withrun.journal.folder import JournalFolder, journals_in
 from withrun.journal.local_ids import LocalIds, looks_local
 from withrun.journal.position import Acknowledged, Position
@@ -55,8 +57,8 @@ class OlderFirst(Behind):
 class Turns:
     """Whether a journal's runs may be delivered.
 
-    The notes are a file of frames, `[run, journals]`, with None where they are those of the frame before; it
-    is there once there is something to note.
+    The notes are a file of frames, `[run, newest, in use]`, which is there once there is something to note.
+    Over are all journals up to the newest one but for those in use, which are few.
 
     Args:
         folder: the journal.
@@ -68,7 +70,7 @@ class Turns:
         self._ledger = folder.ledger
         self._local_ids = local_ids
         self._file = folder.path / "turns.log"
-        self._after, self._last = _read(self._file)
+        self._after = _notes(self._file)
         self._noted: set[str] = set()
         self._over: set[str] = set()
         self._come: set[str] = set()
@@ -84,10 +86,9 @@ class Turns:
         if uid and (uid in self._ledger.local or uid in self._ledger.bound):
             return  # started here: nothing of it is older
         over = self._over_by_now()
-        if over and over != self._after.get(run):
+        if over is not None and over != self._after.get(run):
             self._after[run] = over
-            self._append(run, None if over == self._last else over)
-            self._last = over
+            self._append(run, over)
         self._come.discard(run)
 
     def note_again(self, run: str, uid: str) -> None:
@@ -95,17 +96,23 @@ class Turns:
         self._noted.discard(run)
         self.note(run, uid)
 
-    def _over_by_now(self) -> list[str]:
-        paths = [path for path in journals_in(self._path.parent) if path != self._path]
+    def _over_by_now(self) -> _Over | None:
+        try:
+            paths = [path for path in journals_in(self._path.parent) if path != self._path]
+        except JournalError as error:
+            logger.warning("whether earlier programs logged to the same runs can't be told: %s", error)
+            return None
         # What is over stays so.
-        self._over = {path.name for path in paths if path.name in self._over or JournalFolder.is_over(path)}
-        return sorted(self._over)
+        self._over = {path.name for path in paths if path.name in self._over or _is_over(path)}
+        if not self._over:
+            return None
+        return _Over(max(self._over), sorted({path.name for path in paths} - self._over))
 
-    def _append(self, run: str, over: list[str] | None) -> None:
+    def _append(self, run: str, over: _Over) -> None:
         try:
             descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                os.write(descriptor, frame((run, over)))
+                os.write(descriptor, frame((run, *over)))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -165,9 +172,26 @@ class Turns:
         return any(self._awaited.get(path) != position for path, position in before.items())
 
     def _first(self, run: str) -> list[Path]:
-        paths = [self._path.with_name(name) for name in self._after.get(run, ())]
-        # One that was only about to be taken over when it was noted may be its owner's after all.
-        return [path for path in paths if self._holds_of(path, run) and JournalFolder.is_over(path)]
+        over = self._after.get(run)
+        if over is None:
+            return []
+        return [
+            path
+            for path in journals_in(self._path.parent)
+            # One that was only about to be taken over when it was noted may be its owner's after all.
+            if path != self._path and path.name in over and self._holds_of(path, run) and _is_over(path)
+            # Nor is one that came after, by a clock that was set back since.
+            if path.name < self._path.name or not self._is_before(path, run)
+        ]
+
+    def _is_before(self, path: Path, run: str) -> bool:
+        """Whether another journal's notes say that this one comes first for a run."""
+        try:
+            notes = _notes(path / "turns.log")
+        except JournalError as error:
+            logger.warning("whether %s comes before %s can't be told: %s", self._path, path, error)
+            return False
+        return any(known in notes and self._path.name in notes[known] for known in self._ids(run))
 
     def _holds_of(self, path: Path, run: str) -> bool:
         """Whether another journal holds something of a run, which can't change any more."""
@@ -184,16 +208,41 @@ class Turns:
         return [run] if other is None else [run, other]
 
 
-def _read(file: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """What comes before each run, and what was noted last."""
-    after: dict[str, list[str]] = {}
-    last: list[str] = []
+class _Over(NamedTuple):
+    """Journals that were over at some moment: all up to the newest, but for some."""
+
+    newest: str
+    in_use: list[str]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name <= self.newest and name not in self.in_use
+
+
+def _notes(file: Path) -> dict[str, _Over]:
+    """What a journal has noted, by run.
+
+    Raises:
+        JournalError: it can't be read.
+    """
     payloads: list[bytes] = []
-    with contextlib.suppress(FileNotFoundError):
-        parse(file.read_bytes(), 0, payloads)
-    for run, over in map(decode, payloads):
-        after[run] = last = last if over is None else over
-    return after, last
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise unusable(file.parent, error) from error
+    if parse(text, 0, payloads) < len(text):
+        logger.error("%s is damaged: what comes first for some runs is not known any more", file)
+    return {run: _Over(newest, in_use) for run, newest, in_use in map(decode, payloads)}
+
+
+def _is_over(path: Path) -> bool:
+    """Whether a journal is over, as far as that can be told."""
+    try:
+        return JournalFolder.is_over(path)
+    except OSError as error:
+        logger.warning("whether %s is in use can't be told: %s", path, error)
+        return False
 
 
 def whereabouts(local_id: str, asking: Path) -> str:
@@ -204,7 +253,7 @@ def whereabouts(local_id: str, asking: Path) -> str:
         asking: the journal that waits for it.
     """
     holders = [path for path in journals_in(asking.parent) if path != asking and _mentions(path, local_id)]
-    in_use = [path for path in holders if not JournalFolder.is_over(path)]
+    in_use = [path for path in holders if not _is_over(path)]
     if in_use:
         origin = JournalFolder.origin_of(in_use[0])
         who = f"process {origin.pid} on {origin.host}" if origin else "some process"
