@@ -1,8 +1,8 @@
 """Names as MLflow's server reads them, and as MLflow's own clients find them again.
 
-The server decodes the path that it is asked for until nothing changes, as if it were a URL in itself, escapes
-control characters and refuses `#`; its clients read each name in a listing in the same way, and write a path
-into a URL as it is. A name that one of them changes would be lost, or be another file's.
+The server reads the path that it is asked for as if it were a URL in itself: it decodes that until nothing
+changes, then escapes control characters, and refuses `#`. Its clients read each name in a listing like that,
+and write a path into a URL as it is. A name that one of them changes would be lost, or be another file's.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from withrun.transfer.paths import check_name
 
 __all__ = ["check_asked", "check_kept", "check_listed"]
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+
 _UNKEPT = re.compile(r"[#?\\\x00-\x1f\x7f]")
 """Characters that a name on the server can't have: it refuses or changes them, or its clients cut there."""
-
-_UNREAD = re.compile(r"[#\x00-\x1f\x7f]")
-"""Characters that no path which the server is asked for can have."""
 
 
 def check_kept(path: str) -> None:
@@ -47,8 +46,8 @@ def check_asked(path: str) -> None:
     Raises:
         ArtifactNotFound: there is no such name on an MLflow server.
     """
-    plain = _decoded(path)
-    if _UNREAD.search(plain) or _as_url(plain) != plain or ".." in plain.split("/"):
+    plain = _unquoted(path)
+    if _CONTROLS.search(path) or "#" in plain or ".." in plain.split("/") or _read(path) != _escaped(plain):
         raise ArtifactNotFound(
             f"There is no artifact at {path!r}: an MLflow server keeps none of that name, it would take it "
             "for another."
@@ -61,7 +60,7 @@ def check_listed(path: str) -> None:
     Raises:
         TransferError: another tool put it where the server keeps its files.
     """
-    if _UNREAD.search(path) or _decoded(path) != path or _as_url(path) != path:
+    if "#" in path or _read(path) != path:
         raise TransferError(
             f"The server lists {path!r}, and takes that for another name when it is asked for it. "
             "Rename the file where the server keeps it."
@@ -73,27 +72,30 @@ def _why_not(name: str) -> str:
     found = _UNKEPT.search(name)
     if found:
         return f"{name!r} holds {found[0]!r}, where it or its clients cut a name off or change it"
-    if unquote(name) != name:
-        return f"it decodes {name!r} to {unquote(name)!r}"
     if name.startswith(" "):
         return f"its clients drop the blanks before {name!r}"
-    # A scheme is lower case, and a file's is that of a local path; an empty `;parameter` is dropped.
-    if name[:5].lower() == "file:" or _as_url(name) != name:
-        return f"it or its clients read {name!r} as a URL, and change it"
+    if name[:5].lower() == "file:" or _read(name) != name:
+        return f"it or its clients read {name!r} as part of a URL, and change it"
     if name.startswith(TEMP_PREFIX):
         return f"names that start with {TEMP_PREFIX!r} are those of its unfinished uploads"
     return ""
 
 
-def _as_url(path: str) -> str:
-    """What a path becomes when it is read as a URL; empty if it can't be."""
+def _read(path: str) -> str:
+    """What the server makes of a path that it is asked for; empty if it refuses it."""
     try:
-        return urlunparse(urlparse(path))
+        while (plain := urlunparse(urlparse(unquote(path)))) != path:
+            path = plain
     except ValueError:  # brackets where a host would be
         return ""
+    return _escaped(path)
 
 
-def _decoded(path: str) -> str:
+def _escaped(path: str) -> str:
+    return _CONTROLS.sub(lambda match: f"%{ord(match[0]):02x}", path)
+
+
+def _unquoted(path: str) -> str:
     while (plain := unquote(path)) != path:
         path = plain
     return path
