@@ -106,8 +106,8 @@ class RunsContract(ABC):
         """Search runs; without `exp.id` in the query those of all experiments. Deleted runs are left out.
 
         Results are fetched in pages as they are read, and a store counts pages by how many matches come
-        before: where what was read is no match any longer, others are passed over. So to change in a loop what
-        the query asks for, read all first: `for run in list(api.find_runs(…))`.
+        before: where what was read is no match any longer, others are passed over. So to change in a loop
+        what the query asks for, read all first: `for run in list(api.find_runs(…))`.
 
         Args:
             query: a MongoDB query over the fields of `Run`, or an MLflow filter string. What values and
