@@ -35,7 +35,8 @@ def make(tmp_path: Path) -> MakeService:
         options.setdefault("cache", ArtifactCache(tmp_path / "cache"))
         options.setdefault("transfer", FileTransfer(prog_bar=False))
         options.setdefault("http", lambda: None)
-        return ArtifactService(temp_artifacts_dir=tmp_path / "temp", **options)
+        options.setdefault("temp_artifacts_dir", tmp_path / "temp")
+        return ArtifactService(**options)
 
     return service
 

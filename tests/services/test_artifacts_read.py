@@ -257,10 +257,14 @@ def test_place_over_itself(make: MakeService, run: Run, repo: Path, tmp_path: Pa
 def test_place_over_the_caches_own(make: MakeService, run: Run, repo: Path, tmp_path: Path) -> None:
     """The folders of the cache and of the journal are no targets; other places in the cache folder are."""
     journal = tmp_path / "journal"
-    for folder in ("metadata", "locks", "staging", "artifacts"):
+    for folder in ("metadata", "locks", "staging", "artifacts", "temp-artifacts"):
         (tmp_path / "cache" / folder).mkdir(parents=True, exist_ok=True)
     for cache_local in (True, False):
-        service = make(cache_local_artifacts=cache_local, journal_dir=journal)
+        service = make(
+            cache_local_artifacts=cache_local,
+            journal_dir=journal,
+            temp_artifacts_dir=tmp_path / "cache" / "temp-artifacts",
+        )
         for target in (*sorted((tmp_path / "cache").iterdir()), tmp_path / "cache/metadata/runs", journal):
             for link in (True, False):
                 with pytest.raises(InvalidArgument, match="overlaps"):

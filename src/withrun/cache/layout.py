@@ -18,7 +18,7 @@ cache_dir/
 │           │   └── content/NAME    the artifact, under the last segment of its path
 │           └── part/               a pull that is under way, or was cut off
 ├── staging/                        copies of what is being published just now, one folder each
-└── locks/                          one file per artifact that was ever pulled here
+└── locks/                          one file per artifact that was ever pulled here, or published as a version
 ```
 
 IDs and paths come from servers and users. None is used as a name before it was checked or hashed, and no name

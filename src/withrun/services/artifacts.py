@@ -222,9 +222,7 @@ class ArtifactService:
             in_cache = self._cache is not None and self._cache.holds(path)
             # All of the run's folder: what is placed in it would be one of its artifacts.
             home = local_path(where.root) if where.is_local else None
-            clear = [home or path, *(self._cache.homes if self._cache is not None else ())]
-            if self._journals is not None:
-                clear.append(self._journals)
+            clear = [home or path, *self._own_folders()]
             if link and not (self._journals and path.is_relative_to(self._journals)):
                 aim = self._cache.lasting(path, goal) if self._cache is not None and in_cache else path
                 place(goal, lambda at: at.symlink_to(aim.absolute()), overwrite=overwrite, keep_clear=clear)
@@ -300,6 +298,15 @@ class ArtifactService:
         clean_dumps(self._temp)
 
     # --- within ---
+
+    def _own_folders(self) -> Iterator[Path]:
+        """The folders that are withrun's own: the journal's, and those in the cache folder."""
+        if self._journals is not None:
+            yield self._journals
+        if self._cache is not None:
+            yield from self._cache.homes
+            if self._temp.absolute().is_relative_to(self._cache.root):  # elsewhere the user chose it
+                yield self._temp
 
     def _is_direct(self, where: Location) -> bool:
         """Whether an artifact is used where it lies."""
