@@ -1,4 +1,4 @@
-"""Runs set apart: each waits for what another journal starts, and nothing else waits for it."""
+"""Runs set apart: each waits for another journal, and nothing else waits for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from withrun.errors import JournalError
 from withrun.journal.position import Position
 
-__all__ = ["Apart", "StartedElsewhere"]
+__all__ = ["Apart", "Behind", "StartedElsewhere"]
 
 _FIRST_LOOK, _LONGEST = 0.1, 1.0
 """Seconds between looks at whether a run can go on."""
@@ -17,7 +17,11 @@ STUCK = 10.0
 """Seconds after which a run that nobody delivers the start of is not expected to go on soon."""
 
 
-class StartedElsewhere(JournalError):
+class Behind(JournalError):
+    """A run can't go on before another journal was delivered."""
+
+
+class StartedElsewhere(Behind):
     """A run can't go on before another journal was delivered, which starts it, its parent or its experiment.
 
     Attributes:
@@ -25,10 +29,9 @@ class StartedElsewhere(JournalError):
         local_id: what that started as.
     """
 
-    def __init__(self, kind: str, local_id: str) -> None:
+    def __init__(self, kind: str, local_id: str, where: str) -> None:
         super().__init__(
-            f"{kind} {local_id} started without the server and has not been delivered yet: its start is in "
-            "another journal, which comes first. Leave the process that holds that, or close its API"
+            f"{kind} {local_id} started without the server and has not been delivered yet: {where}"
         )
         self.kind = kind
         self.local_id = local_id
@@ -37,7 +40,7 @@ class StartedElsewhere(JournalError):
 class _Run:
     __slots__ = ("since", "start", "waits", "why")
 
-    def __init__(self, start: Position, why: StartedElsewhere) -> None:
+    def __init__(self, start: Position, why: Behind) -> None:
         self.start = start
         self.why = why
         self.since = time.monotonic()
@@ -68,7 +71,7 @@ class Apart:
         run = self._runs.get(no) if isinstance(no, int) else None
         return run is not None and run.waits
 
-    def add(self, no: int, why: StartedElsewhere) -> None:
+    def add(self, no: int, why: Behind) -> None:
         """Set a run apart from the window on that is being delivered."""
         self._runs[no] = _Run(self.window, why)
         self._pause = _FIRST_LOOK
@@ -77,7 +80,7 @@ class Apart:
         """Up to where the journal is delivered whole, if all but these runs are up to `done`."""
         return min([done, *(run.start for run in self._runs.values())])
 
-    def why(self, no: int | None = None) -> StartedElsewhere | None:
+    def why(self, no: int | None = None) -> Behind | None:
         """What a run, or any, waits for; None if it does not."""
         runs = list(self._runs.values()) if no is None else filter(None, [self._runs.get(no)])
         return next((run.why for run in runs), None)
@@ -86,6 +89,11 @@ class Apart:
         """Whether a run, or any, has been waiting for long."""
         runs = list(self._runs.values()) if no is None else filter(None, [self._runs.get(no)])
         return any(run.waits and time.monotonic() - run.since >= STUCK for run in runs)
+
+    def moved(self) -> None:
+        """What runs wait for is being delivered: they are not stuck."""
+        for run in list(self._runs.values()):
+            run.since = time.monotonic()
 
     # --- going on ---
     def is_time(self) -> bool:
@@ -97,7 +105,7 @@ class Apart:
         self._pause = min(self._pause * 2, _LONGEST)
         return True
 
-    def able(self, is_there: Callable[[StartedElsewhere], bool]) -> list[int]:
+    def able(self, is_there: Callable[[Behind], bool]) -> list[int]:
         """The runs that can go on, in the order in which they were set apart."""
         return [no for no, run in list(self._runs.items()) if not run.waits or is_there(run.why)]
 

@@ -11,7 +11,7 @@ import msgspec
 
 from withrun.backend import Backend, DatasetInput
 from withrun.errors import JournalError, NotFound, WithrunError
-from withrun.journal.apart import Apart, StartedElsewhere
+from withrun.journal.apart import Apart, Behind, StartedElsewhere
 from withrun.journal.creation import PARENT_TAG, RunCreation, ensure_experiment, ensure_model
 from withrun.journal.describe import describe
 from withrun.journal.disk import JournalFull
@@ -33,6 +33,7 @@ from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import Retry
 from withrun.journal.sending import RunIsGone, Sender, Values
 from withrun.journal.spool import Spool
+from withrun.journal.turns import OlderFirst, Turns, whereabouts
 
 __all__ = ["Accounts", "Deliverer"]
 
@@ -69,8 +70,9 @@ class Deliverer:
         accounts: told what became of each run's values.
         publisher: publishes artifacts and versions; a journal that holds some needs one.
         pool: delivers runs side by side; None: one after another.
-        apart: takes the runs that wait for what another journal starts, which are passed over from then on;
-            None: `StartedElsewhere` is raised.
+        apart: takes the runs that wait for another journal, which are passed over from then on; None:
+            `Behind` is raised.
+        turns: tells which runs have to wait for older journals; None: none has.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Deliverer:
         publisher: Publisher | None = None,
         pool: Pool | None = None,
         apart: Apart | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._backend = backend
         self._ledger = ledger
@@ -97,6 +100,7 @@ class Deliverer:
         self._publisher = publisher
         self._pool = pool
         self._apart = apart
+        self._turns = turns
         self._sender = Sender(backend, refused, retry)
         self._starting = threading.RLock()
 
@@ -105,9 +109,7 @@ class Deliverer:
 
         Whatever is raised, it may then be called again with the same window: it goes on with what failed.
         """
-        for call in window.firsts[window.firsts_settled :]:
-            self._first(call)
-            window.firsts_settled += 1
+        self.start(window)
         jobs = [self._job(no, window) for no in window.runs if not self._is_apart(no)]
         if self._pool is not None and len(jobs) > 1:
             self._pool.run(jobs)
@@ -115,6 +117,12 @@ class Deliverer:
             for job in jobs:
                 job()
         self._set_malformed_aside(window)
+
+    def start(self, window: Window) -> None:
+        """Deliver what a window has others begin with: experiments, models, the creation of runs."""
+        for call in window.firsts[window.firsts_settled :]:
+            self._first(call)
+            window.firsts_settled += 1
 
     def has_noted(self) -> bool:
         """Whether all is on the disk that is to be there before anything is acknowledged; tries it again."""
@@ -134,7 +142,7 @@ class Deliverer:
             return self._resolve(ref.run_id)
         server_id = self._known(ref.uid)
         if server_id is None:
-            raise StartedElsewhere("run", ref.uid)
+            raise self._started_elsewhere("run", ref.uid)
         return server_id
 
     def _referred(self, kind: str, given: str) -> str:
@@ -145,18 +153,25 @@ class Deliverer:
         self.start_again(given)
         known = self._resolve_kind(kind, given)
         if known is None and looks_local(given) and not self._local_ids.resolve("refused", given):
-            raise StartedElsewhere(kind, given)
+            raise self._started_elsewhere(kind, given)
         return known or given
 
-    def is_settled(self, why: StartedElsewhere) -> bool:
+    def _started_elsewhere(self, kind: str, local_id: str) -> StartedElsewhere:
+        return StartedElsewhere(kind, local_id, whereabouts(local_id, self._spool.folder.parent))
+
+    def is_settled(self, why: Behind) -> bool:
         """Whether what a run waits for is on the server by now, or was refused."""
+        if isinstance(why, OlderFirst):
+            return self._turns is None or self._turns.has_come(why.run)
+        if not isinstance(why, StartedElsewhere):
+            return False
         kind, local_id = why.kind, why.local_id
         return bool(self._resolve_kind(kind, local_id) or self._local_ids.resolve("refused", local_id))
 
     def _is_apart(self, no: int) -> bool:
         return self._apart is not None and no in self._apart
 
-    def _set_apart(self, no: int, why: StartedElsewhere) -> None:
+    def _set_apart(self, no: int, why: Behind) -> None:
         if self._apart is None:
             raise why
         self._apart.add(no, why)
@@ -268,11 +283,13 @@ class Deliverer:
                 window.settled[no] = len(steps)
                 return
             run_id = self._server_id(ref)
+            if self._turns is not None:
+                self._turns.check(ref.run_id)
             # Before anything is sent: a run is set apart with all that a window holds of it.
             for step in steps:
                 if isinstance(step, Batch) and PARENT_TAG in step.tags:
                     step.tags = self._with_parent(step.tags)
-        except StartedElsewhere as why:
+        except Behind as why:
             self._set_apart(no, why)
             return
         for index, step in enumerate(steps[begin:], begin):

@@ -44,7 +44,7 @@ class Drain:
     Attributes:
         kick: set to have it look at once.
         done: the position up to which all is settled, but for what is set apart.
-        apart: the runs that wait for what another journal starts.
+        apart: the runs that wait for other journals.
         failure: what nobody expected to go wrong, until it goes well again.
     """
 
@@ -58,7 +58,7 @@ class Drain:
         retry: Retry,
         backend: Backend,
         on_window: Callable[[], None],
-        on_waiting: Callable[[], None],
+        on_waiting: Callable[[], object],
     ) -> None:
         self.kick = retry.kick
         self.done = folder.acknowledged.position

@@ -39,6 +39,7 @@ from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.run_log import RunLog, now_ms
 from withrun.journal.run_logs import RunLogs
 from withrun.journal.spool import Spool
+from withrun.journal.turns import Turns
 from withrun.journal.waits import Waits
 
 __all__ = ["Durability", "Journal"]
@@ -104,7 +105,7 @@ class Journal:
         self._itself = RunLog(self, 0, "")
         self._is_brief = brief and connect is None
         self._users = Users(self._let_go)
-        self._waits = Waits(store_uri, self.logs, lambda: self._live, self._is_recovering)
+        self._waits = Waits(store_uri, self.logs, lambda: self._live, lambda: self._recovery)
         self._closed = False
         self._live: Live | None = None
         self._recovery: BackgroundRecovery | None = None
@@ -216,6 +217,8 @@ class Journal:
             text = log.introduction() + framed if log.no else framed
             while True:
                 live = self.open()  # another one, if a signal handler forks here
+                if log.no:
+                    live.turns.note(log.run_id, log.uid)
                 writer = live.writer
                 segment = writer.current
                 try:
@@ -245,7 +248,7 @@ class Journal:
         retry = Retry(stop=self._stop, kick=threading.Event(), gate=self._gate, patience=_DIRECT_PATIENCE)
         live = self._live
         if live is not None:
-            deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry)
+            deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, turns=live.turns)
         else:
             spool = Spool(self.store_folder, kept_path(self.store_folder, "direct"))
             refused = RefusedFile(refused_path(self.store_folder, "direct"))
@@ -292,19 +295,38 @@ class Journal:
         Args:
             timeout: give up after so many seconds in any case; None: never.
             exit_timeout: give up after so many seconds without progress; None: never.
-            apart: wait also for the runs that wait for what another journal starts.
+            apart: wait also for the runs that wait for other journals.
         """
         return self._waits.for_all(timeout, exit_timeout, apart=apart)
 
     def is_apart(self, log: RunLog) -> bool:
-        """Whether a run waits for what another journal starts."""
+        """Whether a run waits for another journal."""
         return self._waits.is_apart(log)
 
-    def _is_recovering(self) -> bool:
-        return self._recovery is not None and not self._recovery.wait(0)
+    def await_turn(self, log: RunLog, patience: float | None) -> bool:
+        """Wait until all is delivered that other processes, gone by now, logged to a run.
 
-    def _recover(self) -> None:
-        """Have delivered what runs wait for, as far as nobody holds it."""
+        Args:
+            log: the run.
+            patience: seconds in which nothing of it is delivered, after which to give up; None: never.
+
+        Returns:
+            Whether it is: then nothing that is older can reach the run any more.
+        """
+        turns = self.open().turns
+        turns.note_again(log.run_id, log.uid)
+        return turns.wait(log.run_id, patience, self._recover)
+
+    def _recover(self) -> bool:
+        """Have delivered what runs wait for, as far as nobody holds it; tells whether that is going on.
+
+        How it goes on, here or in another process, is told to those who wait.
+        """
+        live = self._live
+        if live is not None and live.drain is not None and live.turns.moved():
+            live.drain.apart.moved()
+            with self.logs.progress.changed:
+                self.logs.progress.moved()
         recovery, connect = self._recovery, self._connect
         if recovery is None and connect is not None:
             recovery = self._recovery = BackgroundRecovery(
@@ -312,6 +334,7 @@ class Journal:
             )
         if recovery is not None:
             recovery.look_again()
+        return self._waits.is_recovering
 
     def open_for(self, run_id: str) -> Live:
         """What this holds open, for as long as that run is."""
@@ -393,7 +416,7 @@ class Journal:
                     "`api.close()`, or use a new API instance"
                 )
             pid = os.getpid()
-            live = Live.create(self.store_folder, self.store_uri, mapped=self._mapped)
+            live = Live.create(self.store_folder, self.store_uri, self.local_ids, mapped=self._mapped)
             if os.getpid() != pid:  # forked by a signal handler in the midst of this: it is all the parent's
                 live.leave()
                 return self.open()
@@ -417,7 +440,9 @@ class Journal:
         retry = Retry(stop=self._stop, kick=self._kick, gate=self._gate)
         live.pool = Pool(self._threads) if self._threads > 1 else None
         apart = Apart(live.folder.acknowledged.position)
-        deliverer = self._deliverer(live.folder.ledger, live.spool, live.refused, retry, live.pool, apart)
+        deliverer = self._deliverer(
+            live.folder.ledger, live.spool, live.refused, retry, live.pool, apart, live.turns
+        )
         live.start_drain(deliverer, apart, retry, self.backend, self.logs.window_done, self._recover)
 
     def _deliverer(
@@ -428,6 +453,7 @@ class Journal:
         retry: Retry,
         pool: Pool | None = None,
         apart: Apart | None = None,
+        turns: Turns | None = None,
     ) -> Deliverer:
         backend = self.backend
         return Deliverer(
@@ -441,6 +467,7 @@ class Journal:
             publisher=None if self._make_publisher is None else self._make_publisher(backend),
             pool=pool,
             apart=apart,
+            turns=turns,
         )
 
     def close(self, *, exit_timeout: float | None = 30.0) -> bool:
@@ -461,7 +488,7 @@ class Journal:
                     self.flush(min(_LAST_ATTEMPT, exit_timeout), apart=False)
                 if live.drain is not None and live.drain.apart:
                     # What dead processes left may be on its way; what living ones hold is not waited for.
-                    is_coming = self._is_recovering()
+                    is_coming = self._waits.is_recovering
                     self.flush(None if is_coming else _LAST_ATTEMPT, exit_timeout=exit_timeout)
             except JournalError as error:
                 logger.error("%s", error)

@@ -12,11 +12,13 @@ from withrun.journal.apart import Apart
 from withrun.journal.deliver import Deliverer
 from withrun.journal.drain import Drain
 from withrun.journal.folder import JournalFolder
+from withrun.journal.local_ids import LocalIds
 from withrun.journal.pool import Pool
 from withrun.journal.refused import RefusedFile
 from withrun.journal.retry import Retry
 from withrun.journal.spool import Spool
 from withrun.journal.syncer import Syncer
+from withrun.journal.turns import Turns
 from withrun.journal.writer import Writer
 
 __all__ = ["Live", "kept_path", "refused_path"]
@@ -42,12 +44,13 @@ class Live:
     writer: Writer
     refused: RefusedFile
     spool: Spool
+    turns: Turns
     drain: Drain | None = None
     pool: Pool | None = None
     syncer: Syncer | None = None
 
     @classmethod
-    def create(cls, store_folder: Path, store_uri: str, *, mapped: bool | None) -> Live:
+    def create(cls, store_folder: Path, store_uri: str, local_ids: LocalIds, *, mapped: bool | None) -> Live:
         """Make a new journal; nothing is left of one that can't be made."""
         folder = JournalFolder.create(store_folder, store_uri)
         try:
@@ -56,7 +59,8 @@ class Live:
             folder.delete()
             raise
         refused = RefusedFile(refused_path(store_folder, folder.id))
-        return cls(folder, writer, refused, Spool(folder.spool, kept_path(store_folder, folder.id)))
+        spool = Spool(folder.spool, kept_path(store_folder, folder.id))
+        return cls(folder, writer, refused, spool, Turns(folder, local_ids))
 
     def start_drain(
         self,
@@ -65,7 +69,7 @@ class Live:
         retry: Retry,
         backend: Backend,
         on_window: Callable[[], None],
-        on_waiting: Callable[[], None],
+        on_waiting: Callable[[], object],
     ) -> None:
         """Deliver from now on, in a thread of its own."""
         drain = Drain(

@@ -98,11 +98,26 @@ class OwnedRuns:
             journal.let_go_later(intent.uid)
         return log
 
-    def take_over(self, log: RunLog) -> None:
-        """Answer for the end of a run that was resumed or entered here."""
+    def take_over(self, log: RunLog) -> str:
+        """Answer for the end of a run that is resumed or entered here.
+
+        From then on no recovery ends it, which would be for a process that had it before. The run is to get
+        the ownership tag, and be set RUNNING, after what such a process logged.
+
+        Returns:
+            The value of the ownership tag.
+        """
         live = self._journal.open_for(log.run_id)
         live.folder.ledger.own(log.run_id, now_ms())
-        log.tags({OWNER_TAG: live.folder.id})
+        # Only now: a process that dies after this look finds in its recovery that the run is owned here.
+        live.turns.note_again(log.run_id, log.uid)
+        return live.folder.id
+
+    def give_back(self, log: RunLog) -> None:
+        """Answer for the run's end no more: it could not be taken over."""
+        live = self._journal.open()
+        live.folder.ledger.done(log.run_id)
+        self._journal.let_go(log.run_id)
 
 
 def _owned(intent: RunIntent, live: Live) -> RunIntent:

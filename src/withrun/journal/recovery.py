@@ -9,34 +9,42 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import msgspec
 
 from withrun.backend import Backend
-from withrun.errors import NotFound, WithrunError
-from withrun.journal.apart import StartedElsewhere
-from withrun.journal.creation import OWNER_TAG, find_owned, settle_intents
+from withrun.errors import WithrunError
+from withrun.journal.apart import Behind, StartedElsewhere
+from withrun.journal.creation import find_owned, settle_intents
 from withrun.journal.deliver import Deliverer
 from withrun.journal.disk import JournalFull, OwnerLock, unusable
+from withrun.journal.ends import Ends
 from withrun.journal.folder import JournalFolder, Origin, journals_in, store_folder_of
 from withrun.journal.follower import Follower
 from withrun.journal.gate import Gate
 from withrun.journal.live import kept_path, refused_path
 from withrun.journal.local_ids import LocalIds
-from withrun.journal.pack import Batch, Window
 from withrun.journal.pool import Pool
-from withrun.journal.position import Acknowledged
+from withrun.journal.position import Acknowledged, Position
 from withrun.journal.publisher import Publisher
 from withrun.journal.reader import JournalReader
 from withrun.journal.record import Kind, decode
 from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.spool import Spool
+from withrun.journal.turns import OlderFirst, Turns
 
 __all__ = ["Recovered", "Waiting", "abandoned_by_store", "recover", "some_are_free", "waiting"]
 
 logger = logging.getLogger("withrun.journal")
+
+_LOOK = 0.2
+"""Seconds between looks at what others deliver."""
+
+_OTHERS = 60.0
+"""Seconds without progress after which what others hold is left to them."""
 
 
 class Recovered(msgspec.Struct):
@@ -84,18 +92,23 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 def waiting(journal_dir: Path, store_uri: str) -> list[Waiting]:
-    """List a store's journals, oldest first; changes nothing."""
+    """List a store's journals, oldest first, those that can't be read as empty; changes nothing."""
     found = []
     for path in journals_in(store_folder_of(journal_dir, store_uri)):
-        with contextlib.suppress(FileNotFoundError):  # delivered just now
+        try:
             found.append(_look(path))
+        except FileNotFoundError:  # noqa: PERF203 - beside reading a journal, no cost
+            continue  # delivered just now
+        except OSError as error:
+            logger.warning("journal %s can't be read (%s)", path, error.strerror or error)
+            found.append(Waiting(path, None, alive=False, records=0, size=0))
     return found
 
 
 def some_are_free(journal_dir: Path, store_uri: str) -> bool:
     """Whether a store has a journal that nobody holds; changes nothing."""
     paths = journals_in(store_folder_of(journal_dir, store_uri))
-    return not all(OwnerLock.is_held(path / "lock") for path in paths)
+    return not all(JournalFolder.is_held(path) for path in paths)
 
 
 def abandoned_by_store(journal_dir: Path) -> dict[str, list[Path]]:
@@ -108,14 +121,14 @@ def abandoned_by_store(journal_dir: Path) -> dict[str, list[Path]]:
     for store_folder in store_folders:
         for path in journals_in(store_folder):
             origin = JournalFolder.origin_of(path)
-            if origin is not None and not OwnerLock.is_held(path / "lock"):
+            if origin is not None and not JournalFolder.is_held(path):
                 found.setdefault(origin.store_uri, []).append(path)
     return found
 
 
 def _look(path: Path) -> Waiting:
     origin = JournalFolder.origin_of(path)
-    alive = OwnerLock.is_held(path / "lock")
+    alive = JournalFolder.is_held(path)
     records, runs = _count(path)
     return Waiting(path, origin, alive, records, _size(path), runs)
 
@@ -149,63 +162,140 @@ def recover(
     publisher: Publisher | None = None,
     patience: float | None = 10.0,
     threads: int = 4,
-    stop: threading.Event | None = None,
-    gate: Gate | None = None,
+    retry: Retry | None = None,
 ) -> Recovered:
     """Deliver what dead or offline processes left for a store.
+
+    What was logged to one run arrives in order, whoever else delivers at the same time: a journal that comes
+    after one which another process is delivering is waited for, as long as that goes on.
 
     Args:
         journal_dir: holds the journals of all stores.
         store_uri: the store, normalised and without credentials.
         backend: the store.
         publisher: publishes artifacts and model versions.
-        patience: seconds to wait for a server that is away, at each call; None: for as long as it takes.
+        patience: seconds to wait for a server that is away, at each call.
         threads: runs delivered side by side.
-        stop: ends it between two calls; what is left is left.
-        gate: for the calls; those of an API's own, if there is one.
+        retry: in place of one with that patience; its `stop` ends the recovery between two calls, and what is
+            left is left.
     """
-    report = Recovered()
-    store_folder = store_folder_of(journal_dir, store_uri)
-    retry = Retry(
-        stop=stop or threading.Event(), kick=threading.Event(), gate=gate or Gate(), patience=patience
-    )
+    if retry is None:
+        retry = Retry(stop=threading.Event(), kick=threading.Event(), gate=Gate(), patience=patience)
     pool = Pool(threads) if threads > 1 else None
+    rounds = _Rounds(store_folder_of(journal_dir, store_uri), backend, publisher, retry, pool)
+    try:
+        rounds.go()
+    finally:
+        if pool is not None:
+            pool.close()
+    return rounds.report
 
-    def again() -> bool:
-        """Deliver all that can be; tells whether that may have been what others wait for."""
+
+class _Rounds:
+    """Rounds over the journals of a store, until none is left that another one kept waiting.
+
+    Attributes:
+        report: what was done.
+    """
+
+    def __init__(
+        self,
+        store_folder: Path,
+        backend: Backend,
+        publisher: Publisher | None,
+        retry: Retry,
+        pool: Pool | None,
+    ) -> None:
+        self.report = Recovered()
+        self._store_folder = store_folder
+        self._backend = backend
+        self._publisher = publisher
+        self._retry = retry
+        self._pool = pool
+
+    def go(self) -> None:
+        """Deliver all that can be."""
+        starts_made = False
+        while True:
+            before = self.report.journals
+            behind = self._round()
+            if not behind:
+                return
+            if self.report.journals > before or self._others_moved():
+                continue
+            kinds = {type(why) for why in behind}
+            if starts_made or kinds != {StartedElsewhere, OlderFirst}:
+                return
+            # One waits for a start in another, which waits for its turn after the first.
+            starts_made = True
+            self._round(starts=True)
+
+    def _round(self, *, starts: bool = False) -> list[Behind]:
+        """Deliver each journal if it can be; what those say that wait for others.
+
+        Args:
+            starts: of one whose turn has not come deliver what it starts.
+        """
+        report, behind = self.report, list[Behind]()
         report.left.clear()
-        delivered, behind = report.journals, 0
-        for path in JournalFolder.all_in(store_folder):
+        for path in JournalFolder.all_in(self._store_folder):
             try:
-                take(path)
+                self._take(path, starts=starts)
             except (GaveUp, WithrunError) as error:  # noqa: PERF203 - beside delivery, no cost
                 report.left[str(path)] = str(error.__cause__ if isinstance(error, GaveUp) else error)
-                behind += isinstance(error, StartedElsewhere)
                 if isinstance(error, GaveUp):
-                    return False
+                    return []
+                if isinstance(error, Behind):
+                    behind.append(error)
             except OSError as error:
                 # This journal's disk; others may lie well.
                 report.left[str(path)] = str(unusable(path, error))
-        return bool(behind) and report.journals > delivered
+        return behind
 
-    def take(path: Path) -> None:
+    def _take(self, path: Path, *, starts: bool) -> None:
         """Deliver a journal, unless somebody holds it."""
         folder = JournalFolder.take(path)
         if folder is None:
             return
         try:
-            _Recovery(folder, store_folder, backend, retry, publisher, pool, report).run()
-            report.journals += 1
+            recovery = _Recovery(
+                folder,
+                self._store_folder,
+                self._backend,
+                self._retry,
+                self._publisher,
+                self._pool,
+                self.report,
+            )
+            recovery.run(starts=starts)
+            self.report.journals += 1
         finally:
             folder.release()
 
-    try:
-        while again():
-            pass
-    finally:
-        if pool is not None:
-            pool.close()
-    return report
+    def _others_moved(self) -> bool:
+        """Wait while other processes deliver journals of this store; tells whether they are through with one.
+
+        That may be what others wait for. One that is not delivered further for long is left to its holder.
+        """
+        patience = _OTHERS if self._retry.patience is None else self._retry.patience
+        held, since = self._held_by_others(), time.monotonic()
+        while held and not self._retry.stop.wait(_LOOK):
+            now = self._held_by_others()
+            if any(not path.exists() for path in held):
+                return True
+            if now != held:
+                held, since = {path: at for path, at in now.items() if path in held}, time.monotonic()
+            if time.monotonic() - since >= patience:
+                return False
+        return False
+
+    def _held_by_others(self) -> dict[Path, Position]:
+        """The journals that other recoveries hold, and how far each is."""
+        return {
+            path: Acknowledged.look(path / "acknowledged")
+            for path in journals_in(self._store_folder)
+            if JournalFolder.is_over(path) and OwnerLock.is_held(path / "lock")
+        }
 
 
 class _Recovery:
@@ -228,7 +318,8 @@ class _Recovery:
         self._local_ids = LocalIds(store_folder)
         self._refused = RefusedFile(refused_path(store_folder, folder.id))
         self._kept = (self._refused.path, kept_path(store_folder, folder.id))
-        self._last_at: dict[str, int] = {}
+        self._ends = Ends(folder, backend, self._local_ids, retry)
+        self._turns = Turns(folder, self._local_ids)
         self._spool = Spool(folder.spool, self._kept[1])
         self._lock = threading.Lock()
         self._deliverer = Deliverer(
@@ -243,14 +334,39 @@ class _Recovery:
             pool=pool,
         )
 
-    def run(self) -> None:
-        """Deliver the journal, end its runs, delete it."""
+    def run(self, *, starts: bool) -> None:
+        """Deliver the journal, end its runs, delete it.
+
+        Args:
+            starts: if its turn has not come, deliver what it starts.
+
+        Raises:
+            Behind: another journal comes first.
+        """
         try:
+            try:
+                self._turns.check_all()
+            except OlderFirst:
+                if starts:
+                    self._start_all()
+                raise
             self._deliver()
         finally:
             ledger = self._folder.ledger
             self._report.runs |= {uid: ledger.bound[uid] for uid in ledger.local & ledger.bound.keys()}
             self._report.kept += [str(path) for path in self._kept if path.exists()]
+
+    def _start_all(self) -> None:
+        """Deliver nothing but what others may wait for, without acknowledging it."""
+        delivered = self._report.delivered
+        reader = JournalReader(self._folder)
+        try:
+            while (window := reader.window()) is not None:
+                with contextlib.suppress(Behind):
+                    self._deliverer.start(window)
+        finally:
+            reader.close()
+            self._report.delivered = delivered
 
     def _deliver(self) -> None:
         self._retry.call(lambda: settle_intents(self._backend, self._folder.ledger, abandoned=True))
@@ -258,7 +374,8 @@ class _Recovery:
         try:
             while (window := reader.window()) is not None:
                 self._deliverer.deliver(window)
-                self._note_times(window)
+                for no, steps in window.runs.items():
+                    self._ends.note_times(self._deliverer.known_id(window.refs[no]), steps)
                 self._write_local_ids()
                 self._folder.acknowledged.move(window.end)
                 self._folder.delete_segments(window.end.segment)
@@ -275,8 +392,7 @@ class _Recovery:
         )
         if self._folder.ledger.incomplete:
             self._ask_what_it_owned()
-        for run in list(self._folder.ledger.owned):
-            self._end(run)
+        self._report.ended += self._ends.end_all()
         for uid, run_id in self._folder.ledger.bound.items():
             # Runs that started without the server stay known by their local IDs.
             if uid in self._folder.ledger.local:
@@ -301,38 +417,6 @@ class _Recovery:
         for run in owned:
             if run.run_id not in self._folder.ledger.owned:
                 self._folder.ledger.own(run.run_id, run.start_time or 0)
-
-    def _note_times(self, window: Window) -> None:
-        for no, steps in window.runs.items():
-            run_id = self._deliverer.known_id(window.refs[no])
-            times = [self._last_at.get(run_id, 0)]
-            for step in steps:
-                times.append(step.at)
-                if isinstance(step, Batch) and step.metrics:
-                    times.append(max(point.timestamp for point in step.metrics))
-            self._last_at[run_id] = max(times)
-
-    def _end(self, run: str) -> None:
-        """End a run FAILED if the dead process owned it, nobody else does now, and it is still RUNNING."""
-        ledger = self._folder.ledger
-        run_id = ledger.bound.get(run) or self._local_ids.resolve("run", run) or run
-        try:
-            record = self._retry.call(lambda: self._backend.get_run(run_id))
-        except NotFound:
-            ledger.done(run)
-            return
-        tags = {tag.key: tag.value for tag in record.tags}
-        if (
-            record.status == "RUNNING"
-            and record.lifecycle_stage == "active"
-            and tags.get(OWNER_TAG) == self._folder.id
-        ):
-            times = [self._last_at.get(run_id, 0), record.start_time or 0, ledger.owned[run]]
-            end_time = max([*times, *(point.timestamp for point in record.metrics)])
-            self._retry.call(lambda: self._backend.update_run(run_id, status="FAILED", end_time=end_time))
-            self._report.ended.append(run_id)
-            logger.warning("run %s was ended FAILED: the process that it belonged to is gone", run_id)
-        ledger.done(run)
 
     # --- accounts, told by the deliverer ---
     def settle(self, no: int, delivered: int, refusals: list[Refusal]) -> None:

@@ -44,7 +44,8 @@ class Syncer:
             # What was spooled has to be there before the disk may hold a record that speaks of it; a second
             # is what either may take.
             self._sync(self._spooled())
-            self._sync([self._folder / "runs.log", *([self._folder] if found[-1:] != [self._newest] else [])])
+            notes = [self._folder / name for name in ("runs.log", "turns.log")]
+            self._sync([*notes, *([self._folder] if found[-1:] != [self._newest] else [])])
         except OSError as error:
             logger.error("the journal %s can't be synced to the disk: %s", self._folder, error)
             return

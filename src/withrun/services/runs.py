@@ -10,6 +10,7 @@ from typing import Any
 from withrun.backend import Backend, KeyValue, Metric, RunRecord
 from withrun.errors import InvalidArgument, OfflineError, ServerError, ServerUnreachable
 from withrun.journal import RunIntent, new_uid
+from withrun.journal.creation import OWNER_TAG
 from withrun.keys import check_key, put, value_at
 from withrun.previews import PreviewText
 from withrun.schema import Experiment, Run, RunStatus
@@ -109,7 +110,13 @@ class RunService:
 
     def set_running(self, run_id: str) -> None:
         """Set a declared run, or one that is over, RUNNING; this process answers for its end from then on."""
-        self._writes.resume(run_id, lambda: self._backend.update_run(run_id, status=RunStatus.RUNNING.value))
+
+        def on_the_server(owner: str) -> None:
+            # The tag first: nobody sees the run RUNNING in the name of a process that is gone.
+            self._backend.log_batch(run_id, tags=(KeyValue(OWNER_TAG, owner),))
+            self._backend.update_run(run_id, status=RunStatus.RUNNING.value)
+
+        self._writes.resume(run_id, on_the_server)
 
     def end(self, run_id: str, status: RunStatus) -> int:
         """End a run once all that was logged is delivered; returns the end time in ms since the epoch."""
@@ -245,8 +252,11 @@ def _whole_number(value: Any, what: str, least: int = -(2**63)) -> int:
     number = value.item() if hasattr(value, "item") and not isinstance(value, (int, float)) else value
     if isinstance(number, float) and number.is_integer():
         number = int(number)
-    if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 2**63:
+    is_whole = isinstance(number, int) and not isinstance(number, bool)
+    if is_whole and not -(2**63) <= number < 2**63:
+        raise InvalidArgument(f"{what} {value!r:.100} is beyond the 64 bits that a store keeps")
+    if not is_whole or number < least:
         raise InvalidArgument(
             f"{what} {value!r:.100} is no whole number" + ("" if least < 0 else f" from {least}")
         )
-    return number
+    return int(number)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from withrun.errors import JournalError, Refused, ServerUnreachable, WithrunError
+from withrun.services.starting import server_id_of
 
 if TYPE_CHECKING:
     from withrun.journal import Journal, RunLog
@@ -72,9 +73,9 @@ class Waits:
                 raise self._undelivered("what was logged")
             return
         log = journal.known(run_id)
-        if log is None or journal.is_apart(log) or self._shows(log.wait):
+        if log is None or (server_id_of(journal, log) is None and journal.is_apart(log)):
             return
-        if log.server_id is not None:  # else it is read from the journal
+        if not self._shows(log.wait) and log.server_id is not None:  # else it is read from the journal
             raise self._undelivered(f"what was logged to run {run_id}")
 
     def _shows(self, wait: Callable[..., bool]) -> bool:

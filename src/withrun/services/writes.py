@@ -27,6 +27,7 @@ from withrun.journal import (
 )
 from withrun.journal.retry import is_passing
 from withrun.schema import RunStatus
+from withrun.services.resuming import resume
 from withrun.services.starting import Starts, log_of, server_id_of
 from withrun.services.waiting_artifacts import Spool, repo_in, spool_file
 from withrun.services.waits import Waits, raise_refused, wait_for_recovery
@@ -243,21 +244,21 @@ class WritePath:
         self._starts.found_away()
         return True
 
-    def resume(self, run_id: str, set_running: Callable[[], None]) -> None:
-        """Answer for the end of a run from now on, and have it RUNNING.
+    def resume(self, run_id: str, set_running: Callable[[str], None]) -> None:
+        """Answer for the end of a run from now on, and have it RUNNING after all that was logged before.
 
         Args:
             run_id: the run.
-            set_running: sets a run that the server knows RUNNING there: the caller hears of what is wrong.
+            set_running: given its value, sets the ownership tag, and RUNNING, of a run that the server knows:
+                the caller hears of what is wrong.
         """
-        log = self.log_of(run_id)
-        with self.journal.hold():
-            if self._server_id(log) is None or self._settled_policy().offline:
-                log.status(RunStatus.RUNNING.value)
-            else:
-                self.show(run_id)
-                set_running()
-            self.journal.owned.take_over(log)
+        journal, policy, log = self.journal, self._settled_policy(), self.log_of(run_id)
+        is_there = not policy.offline and self._server_id(log) is not None
+        if is_there:
+            self.show(run_id)
+        with journal.hold():
+            on_the_server = set_running if is_there else None
+            resume(journal, log, on_the_server, policy.connect_timeout, policy.exit_timeout)
 
     def end(self, run_id: str, status: RunStatus, end_time: int) -> None:
         """End a run (`end_time` in ms since the epoch), and wait until all of it is delivered.
