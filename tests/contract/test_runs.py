@@ -250,6 +250,8 @@ def test_step_and_time_are_checked(run: RunApi) -> None:
     for wrong in (1.5, "1", True, 2**63, math.nan):
         with pytest.raises(InvalidArgument, match="step"):
             run.log_metric("m", 1, step=wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="64 bits"):
+        run.log_metric("m", 1, step=2**63)
     for wrong in (-1, 0.5, "now"):
         with pytest.raises(InvalidArgument, match="timestamp"):
             run.log_metric("m", 1, timestamp=wrong)  # type: ignore[arg-type]

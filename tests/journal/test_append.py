@@ -24,6 +24,7 @@ from withrun.errors import InvalidArgument, JournalError
 from withrun.journal import Journal, JournalFull
 from withrun.journal.record import Kind, decode
 from withrun.journal.segment import SegmentReader, numbers, segment_path
+from withrun.journal.writer import FIRST_SIZE
 from withrun.providers.mlflow.store import StoreBackend
 
 from .conftest import intent, rest
@@ -373,6 +374,35 @@ class TestFullDisk:
             with pytest.raises(JournalFull, match="full"):
                 Journal(small, "https://nowhere.test").run("abc").metric("x", 1.0, 1)
         assert [path.name for path in small.rglob("*") if path.is_dir() and path.parent != small] == []
+
+
+def test_a_folder_that_is_deleted_meanwhile(
+    tmp_path: Path, store_uri: str, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Logging goes on, straight to the store once the segment is full; offline it says what happened."""
+    journal = Journal(tmp_path / "journal", store_uri, connect=lambda: StoreBackend(store_uri), threads=1)
+    log = journal.owned.create(intent())
+    log.metric("loss", 1.0, 1, 0)
+    offline = Journal(tmp_path / "journal", "https://nowhere.test")
+    lost = offline.run("abc")
+    lost.metric("loss", 1.0, 1, 0)
+    shutil.rmtree(tmp_path / "journal")
+    segment, step = journal._live.writer.current, 0
+    while segment.tell() + 100 < FIRST_SIZE or step % 10:
+        step += 1
+        log.metric("loss", 1.0, 1, step)
+    for _ in range(10):
+        step += 1
+        log.metric("loss", 1.0, 1, step)
+    log.status("FINISHED", 2)
+    assert journal.close()
+    assert [point.step for point in client.get_metric_history(log.run_id, "loss")] == list(range(step + 1))
+    assert client.get_run(log.run_id).info.status == "FINISHED"
+    assert sum("was deleted" in record.getMessage() for record in caplog.records) == 1
+    with pytest.raises(JournalError, match="was deleted while it was in use"):  # noqa: PT012 - the loop is the point
+        for step in range(20_000):
+            lost.metric("loss", 1.0, 1, step)
+    offline.close()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from withrun.errors import JournalError
 
 __all__ = [
     "JournalFull",
+    "JournalGone",
     "OwnerLock",
     "can_map",
     "file_system_of",
@@ -45,6 +46,10 @@ OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 class JournalFull(JournalError):
     """The disk has no room for the record, which was not taken; it may be sent straight to the server."""
+
+
+class JournalGone(JournalFull):
+    """The journal's folder was deleted while it was in use, so that there is no room in it, either."""
 
 
 def file_system_of(folder: Path) -> str:
@@ -99,6 +104,11 @@ def write_private(path: Path, content: bytes) -> None:
 
 def unusable(folder: Path, error: OSError) -> JournalError:
     """Tell why a journal folder can't be written, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return JournalGone(
+            f"the journal folder {folder} was deleted while it was in use, and with it what was not "
+            "delivered yet: start anew with another API"
+        )
     if error.errno in OUT_OF_SPACE:
         return JournalFull(
             f"the disk under the journal folder {folder} is full: free some space, or set journal_dir"

@@ -212,9 +212,10 @@ class JournalFolder:
 
     def delete_segments(self, before: int) -> None:
         """Delete the segments that the server has whole."""
-        for number in numbers(self.path):
-            if number < before:
-                segment_path(self.path, number).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the folder: somebody deleted it
+            for number in numbers(self.path):
+                if number < before:
+                    segment_path(self.path, number).unlink(missing_ok=True)
 
     def trim(self) -> None:
         """Give back the room that its newest segment has reserved and not used; nobody writes to it now."""
@@ -230,12 +231,13 @@ class JournalFolder:
 
     def delete(self) -> None:
         """Delete the journal, its lock last, so that an interrupted deletion can be redone."""
-        for number in numbers(self.path):
-            segment_path(self.path, number).unlink(missing_ok=True)
-        for entry in list(self.path.iterdir()):
-            if entry.name != "lock":
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-        (self.path / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the folder: somebody deleted it
+            for number in numbers(self.path):
+                segment_path(self.path, number).unlink(missing_ok=True)
+            for entry in list(self.path.iterdir()):
+                if entry.name != "lock":
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+            (self.path / "lock").unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
         self.release()

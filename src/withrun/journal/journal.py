@@ -20,7 +20,7 @@ from withrun.errors import JournalError, WithrunError
 from withrun.journal.apart import Apart
 from withrun.journal.background import BackgroundRecovery
 from withrun.journal.deliver import Deliverer
-from withrun.journal.disk import JournalFull
+from withrun.journal.disk import JournalFull, JournalGone
 from withrun.journal.folder import store_folder_of
 from withrun.journal.gate import Gate, was_forked_in_a_call
 from withrun.journal.idle import Hold, Users
@@ -107,6 +107,7 @@ class Journal:
         self._users = Users(self._let_go)
         self._waits = Waits(store_uri, self.logs, lambda: self._live, lambda: self._recovery)
         self._closed = False
+        self._is_gone = False
         self._live: Live | None = None
         self._recovery: BackgroundRecovery | None = None
         self._start_over()
@@ -238,6 +239,9 @@ class Journal:
         """On a full disk: deliver what is pending of this run, which may make room; else send it directly."""
         if not self.delivers:
             raise full
+        if isinstance(full, JournalGone) and not self._is_gone:
+            self._is_gone = True
+            logger.error("%s; meanwhile each call waits until the server has what it logs", full)
         if not self.wait(log, log.accepted, timeout=None, exit_timeout=_DIRECT_PATIENCE):
             raise JournalError(f"{full}; and {self.store_uri} can't be written to meanwhile") from full
         with contextlib.suppress(JournalFull):
