@@ -21,18 +21,16 @@ from pathlib import Path
 
 import msgspec
 
-from withrun.cache import lending, placed
+from withrun.cache import entries, lending, placed
 from withrun.cache.changes import NAME as CHANGES
 from withrun.cache.changes import ChangeLog, Mark
 from withrun.cache.failures import explained, is_disk_full
 from withrun.cache.layout import HOMES, Key
-from withrun.cache.locks import exclusive, keep_read, removing, try_exclusive
+from withrun.cache.locks import exclusive, keep_read, try_exclusive
 from withrun.cache.manifest import equals, seal
-from withrun.cache.opened import nothing_open_below
 from withrun.cache.settling import (
     boot_id,
     is_sound,
-    is_unsettled,
     let_go,
     read_manifest,
     settle,
@@ -43,7 +41,7 @@ from withrun.cache.versions import (
     CURRENT,
     began,
     began_in,
-    is_entry,
+    is_idle,
     name_for,
     note_use,
     remove_old,
@@ -60,9 +58,6 @@ _PART = "part"
 
 _RESUME_WITHIN = 6 * 3600.0
 """Seconds after which a cut-off pull is not gone on with: it may hold files that the repo has lost since."""
-
-_SETTLING = 2.0
-"""Seconds that a removal waits for another process to finish settling a copy."""
 
 _ATTEMPTS = 5
 
@@ -319,26 +314,11 @@ class ArtifactCache:
 
     def owners(self) -> list[str]:
         """Return the names of all owners that something is cached of, or was."""
-        try:
-            homes = [
-                Path(entry.path) for entry in os.scandir(self._base) if entry.is_dir(follow_symlinks=False)
-            ]
-        except FileNotFoundError:
-            return []
-        return sorted(home.name for home in homes if _is_home(home))
+        return entries.owners(self.artifacts)
 
     def folders(self, owner: str) -> Iterator[tuple[Path, Key | None]]:
-        """Yield the folders of an owner's entries, each with what it is for; None if that can't be read.
-
-        Folders that are no entries are left out, so that no cleaning touches them: a `cache_dir` may be
-        chosen where an `artifacts/` of the user's own, MLflow's for one, lies already.
-        """
-        try:
-            found = sorted(path for path in (self.artifacts / owner).iterdir() if is_entry(path))
-        except FileNotFoundError:
-            return
-        for folder in found:
-            yield folder, _key_of(folder)
+        """Yield the folders of an owner's entries, each with what it is for; None if that can't be read."""
+        return entries.folders(self.artifacts / owner)
 
     def sweep(self, folder: Path) -> None:
         """Remove from an entry's folder the copies that nobody is served, and a pull cut off long ago."""
@@ -363,7 +343,7 @@ class ArtifactCache:
             name = served(str(folder))
             found = [*versions(folder), *([folder / CURRENT] if name == CURRENT else [])]
             dropped = [version for version in found if let_go(version)]
-            idle = placed.held(folder) is None and all(_is_idle(version, stack) for version in found)
+            idle = placed.held(folder) is None and all(is_idle(version, stack) for version in found)
             if idle and not dry_run:
                 unserve(folder)
                 shutil.rmtree(folder)
@@ -410,31 +390,5 @@ class ArtifactCache:
         return ChangeLog(self.artifacts / owner, self.root / "locks" / f"{owner}.{CHANGES}.lock")
 
 
-def _is_home(folder: Path) -> bool:
-    children = list(folder.iterdir())
-    return [child.name for child in children] == [CHANGES] or any(is_entry(child) for child in children)
-
-
-def _is_idle(version: Path, stack: contextlib.ExitStack) -> bool:
-    """Tell whether nobody uses a version; then readers are kept out until the stack is left."""
-    if not stack.enter_context(removing(version)) or lending.is_lent(version):
-        return False
-    until = time.monotonic() + _SETTLING
-    while not nothing_open_below(version):
-        # Another process that settles it has it open, and is done with that soon.
-        if time.monotonic() > until or not is_unsettled(version):
-            return nothing_open_below(version)
-        time.sleep(0.02)
-    return True
-
-
 def _is_resumable(part: Path) -> bool:
     return time.time() - part.stat().st_mtime < _RESUME_WITHIN
-
-
-def _key_of(folder: Path) -> Key | None:
-    try:
-        path = msgspec.json.decode((folder / "path.json").read_bytes(), type=str)
-    except (OSError, msgspec.MsgspecError):
-        return None
-    return Key(folder.parent.name, path)

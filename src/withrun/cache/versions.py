@@ -16,13 +16,15 @@ from pathlib import Path
 
 from withrun.cache import lending, placed
 from withrun.cache.locks import removing
-from withrun.cache.settling import let_go, read_manifest
+from withrun.cache.opened import nothing_open_below
+from withrun.cache.settling import is_unsettled, let_go, read_manifest
 
 __all__ = [
     "CURRENT",
+    "VERSION",
     "began",
     "began_in",
-    "is_entry",
+    "is_idle",
     "name_for",
     "note_use",
     "remove_old",
@@ -37,12 +39,10 @@ CURRENT = "current"
 _USE_INTERVAL = 60.0
 """Seconds between two notes of an artifact's use: looking one up writes nothing most of the time."""
 
-_VERSION = re.compile(r"v[0-9a-f]{16}")
-_POINTER = rf"({CURRENT}|{placed.PLACED})(\.[0-9a-f]+)?"
-_ENTRY = re.compile(r"[0-9a-f]{32}")
-_OWN = re.compile(rf"{_VERSION.pattern}|path\.json")
-"""Of an entry's folder one of these is there from the first to the last; nobody else has any like them."""
-_CHILD = re.compile(rf"{_VERSION.pattern}|{_POINTER}|{placed.LINKS}|part|path\.json")
+_SETTLING = 2.0
+"""Seconds that a removal waits for another process to finish settling a copy."""
+
+VERSION = re.compile(r"v[0-9a-f]{16}")
 
 
 def name_for(began: int) -> str:
@@ -52,7 +52,7 @@ def name_for(began: int) -> str:
 
 def began(name: str) -> int:
     """Return when the pull of a version began; 0 for an exported copy."""
-    return int(name[1:], 16) if _VERSION.fullmatch(name) else 0
+    return int(name[1:], 16) if VERSION.fullmatch(name) else 0
 
 
 def began_in(folder: str, name: str) -> int:
@@ -61,21 +61,6 @@ def began_in(folder: str, name: str) -> int:
         return began(name)
     manifest = read_manifest(Path(folder, name))
     return manifest.began if manifest is not None else 0
-
-
-def is_entry(folder: Path) -> bool:
-    """Tell whether a folder is an entry of the cache: called like one, and holding what the cache puts there.
-
-    An empty folder, or one of a user's own that is called like one of the cache's own, is none.
-    """
-    if not _ENTRY.fullmatch(folder.name):
-        return False
-    try:
-        names = os.listdir(folder)  # noqa: PTH208 - names are what is matched
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    is_ours = any(_OWN.fullmatch(name) for name in names) and all(_CHILD.fullmatch(name) for name in names)
-    return is_ours and not folder.is_symlink()
 
 
 def served(folder: str) -> str | None:
@@ -88,7 +73,7 @@ def served(folder: str) -> str | None:
         if error.errno != errno.EINVAL:
             raise
         return CURRENT  # no pointer but the version itself, as exports have it
-    return name if _VERSION.fullmatch(name) else None
+    return name if VERSION.fullmatch(name) else None
 
 
 def serve(folder: Path, version: Path, *, portable: bool) -> Path:
@@ -137,7 +122,7 @@ def versions(folder: Path) -> list[Path]:
         names = os.listdir(folder)  # noqa: PTH208 - names are what is matched
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [folder / name for name in sorted(names, reverse=True) if _VERSION.fullmatch(name)]
+    return [folder / name for name in sorted(names, reverse=True) if VERSION.fullmatch(name)]
 
 
 def remove_old(folder: Path, *, keep: int = 0) -> None:
@@ -160,6 +145,19 @@ def remove_old(folder: Path, *, keep: int = 0) -> None:
     for name in (CURRENT, placed.PLACED):
         for stray in folder.glob(f"{name}.*"):  # a process died between making and swapping it
             stray.unlink(missing_ok=True)
+
+
+def is_idle(version: Path, stack: contextlib.ExitStack) -> bool:
+    """Tell whether nobody uses a version; then readers are kept out until the stack is left."""
+    if not stack.enter_context(removing(version)) or lending.is_lent(version):
+        return False
+    until = time.monotonic() + _SETTLING
+    while not nothing_open_below(version):
+        # Another process that settles it has it open, and is done with that soon.
+        if time.monotonic() > until or not is_unsettled(version):
+            return nothing_open_below(version)
+        time.sleep(0.02)
+    return True
 
 
 def note_use(version: str) -> None:
