@@ -118,7 +118,7 @@ class _Parser:
         if not isinstance(query, Mapping):
             raise InvalidArgument(f"{where} is a {type(query).__name__}; give a dict, such as {_EXAMPLE}.")
         if depth > MAX_DEPTH:
-            raise InvalidArgument(f"{where} is nested over {MAX_DEPTH} levels deep, or within itself.")
+            raise InvalidArgument(f"{where:.60}… is nested over {MAX_DEPTH} levels deep, or within itself.")
         children: list[Node] = []
         for key, value in query.items():
             if not isinstance(key, str):
