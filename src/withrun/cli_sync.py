@@ -112,7 +112,7 @@ class _Store:
 
     def _show_others(self) -> None:
         """Say what waits for other stores; it takes another call."""
-        from withrun.journal.recovery import abandoned_by_store
+        from withrun.journal.leftovers import abandoned_by_store
 
         for uri, paths in sorted(abandoned_by_store(self.journal_dir).items()):
             if uri != self.uri:
@@ -162,7 +162,7 @@ class _Store:
             click.echo("ended; what is not delivered is kept")
 
     def _some_are_free(self) -> bool:
-        from withrun.journal.recovery import some_are_free
+        from withrun.journal.leftovers import some_are_free
 
         return some_are_free(self.journal_dir, self.uri)
 

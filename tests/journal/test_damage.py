@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -192,7 +191,9 @@ def test_records_that_make_no_sense(
     assert [json.loads(line)["record"] for line in Path(kept).read_text().splitlines()] == strange
 
 
-@pytest.mark.parametrize("how", ["lost", "zeroed", "emptied"])
+@pytest.mark.parametrize(
+    "how", ["lost", *(pytest.param(how, marks=pytest.mark.slow) for how in ("zeroed", "emptied"))]
+)
 def test_a_ledger_that_is_lost(
     how: str, deliver: Callable[[], Recovered], client: Any, tmp_path: Path, store_uri: str
 ) -> None:
@@ -225,18 +226,3 @@ def test_a_lock_that_is_lost(
     assert [one.alive for one in waiting(tmp_path / "journal", store_uri)] == [True]
     assert not journal.exists()
     offline.close()
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
-def test_a_journal_that_cannot_be_read(
-    offline: Journal, deliver: Callable[[], Recovered], client: Any, tmp_path: Path
-) -> None:
-    """It is left, and named; others are delivered."""
-    log_points(offline, client.create_run("0").info.run_id, 10)
-    offline.close()
-    journal = only_journal(tmp_path / "journal")
-    journal.chmod(0)
-    try:
-        assert list(deliver().left) == [str(journal)]
-    finally:
-        journal.chmod(0o700)

@@ -116,6 +116,26 @@ def test_a_reserve_is_given_back(small: Path, store_uri: str, deliver: Callable[
     assert LocalIds(journal.store_folder).resolve("run", log.uid) is not None
 
 
+def test_refused_values_wait_for_room(
+    small: Path, store_uri: str, client: Any, deliver: Callable[[], Recovered]
+) -> None:
+    """What the store refuses stays in the journal until there is room to keep it aside."""
+    run_id = client.create_run("0").info.run_id
+    journal = Journal(small, store_uri, mapped=False)
+    log = journal.run(run_id)
+    for value in ("1", "2", "3"):
+        log.params({"lr": value})
+    journal.close()
+    fill(small)
+    report = deliver()
+    assert (report.journals, report.refused, len(report.left)) == (0, 0, 1)
+    (small / "filler").unlink()
+    report = deliver()
+    assert (report.journals, report.refused, report.left) == (1, 2, {})
+    assert len(Path(report.kept[0]).read_text().splitlines()) == 2
+    assert client.get_run(run_id).data.params == {"lr": "1"}
+
+
 def test_a_run_started_on_a_full_disk_is_ended(
     small: Path, store_uri: str, client: Any, deliver: Callable[[], Recovered]
 ) -> None:

@@ -8,6 +8,7 @@ survives its death. A thread packs it into the fewest calls and sends it (`drain
 from withrun.journal.disk import JournalFull
 from withrun.journal.idle import Hold
 from withrun.journal.journal import Durability, Journal
+from withrun.journal.leftovers import Waiting, waiting
 from withrun.journal.local_ids import LocalIds, looks_local, new_uid
 from withrun.journal.publisher import Publisher
 from withrun.journal.record import (
@@ -17,7 +18,7 @@ from withrun.journal.record import (
     RunIntent,
     VersionIntent,
 )
-from withrun.journal.recovery import Recovered, Waiting, recover, waiting
+from withrun.journal.recovery import Recovered, recover
 from withrun.journal.refused import Refusal
 from withrun.journal.registry import Lease, before_closing, close_all, lease
 from withrun.journal.run_log import Delivery, RunLog

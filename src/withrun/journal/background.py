@@ -16,8 +16,9 @@ from withrun.errors import JournalError, WithrunError
 from withrun.journal.disk import OwnerLock
 from withrun.journal.folder import journals_in, store_folder_of
 from withrun.journal.gate import Gate
+from withrun.journal.leftovers import some_are_free
 from withrun.journal.publisher import Publisher
-from withrun.journal.recovery import Recovered, recover, some_are_free
+from withrun.journal.recovery import Recovered, recover
 from withrun.journal.retry import Retry
 
 __all__ = ["BackgroundRecovery"]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
 
 import msgspec
 
 from withrun.backend import Backend, DatasetInput
 from withrun.errors import JournalError, NotFound, WithrunError
 from withrun.journal.apart import Apart, Behind, StartedElsewhere
+from withrun.journal.aside import Accounts, Aside
 from withrun.journal.creation import PARENT_TAG, RunCreation, ensure_experiment, ensure_model
-from withrun.journal.describe import describe
 from withrun.journal.disk import JournalFull
 from withrun.journal.introductions import UNKNOWN, RunRef
 from withrun.journal.ledger import Ledger
@@ -29,13 +28,13 @@ from withrun.journal.record import (
     RunIntent,
     VersionIntent,
 )
-from withrun.journal.refused import Refusal, RefusedFile
+from withrun.journal.refused import RefusedFile
 from withrun.journal.retry import Retry
 from withrun.journal.sending import RunIsGone, Sender, Values
 from withrun.journal.spool import Spool
 from withrun.journal.turns import OlderFirst, Turns, whereabouts
 
-__all__ = ["Accounts", "Deliverer"]
+__all__ = ["Deliverer"]
 
 logger = logging.getLogger("withrun.journal")
 
@@ -45,16 +44,6 @@ _NO_NUMBER = -1
 _UNKNOWN = "which run this was is not known any more: the records that say so are damaged"
 
 OVER = frozenset({"FINISHED", "FAILED", "KILLED"})
-
-
-class Accounts(Protocol):
-    """Who is told what became of a run's values."""
-
-    def settle(self, no: int, delivered: int, refusals: list[Refusal]) -> None:
-        """Count values of run `no` as delivered, and others as refused."""
-
-    def bound(self, no: int, run_id: str) -> None:
-        """Run `no` has an ID on the server now."""
 
 
 class Deliverer:
@@ -102,6 +91,7 @@ class Deliverer:
         self._apart = apart
         self._turns = turns
         self._sender = Sender(backend, refused, retry)
+        self._aside = Aside(refused, spool, accounts)
         self._starting = threading.RLock()
 
     def deliver(self, window: Window) -> None:
@@ -116,7 +106,7 @@ class Deliverer:
         else:
             for job in jobs:
                 job()
-        self._set_malformed_aside(window)
+        self._aside.keep_malformed(window)
 
     def start(self, window: Window) -> None:
         """Deliver what a window has others begin with: experiments, models, the creation of runs."""
@@ -202,14 +192,14 @@ class Deliverer:
         try:
             self._retry.call(lambda: ensure_model(self._backend, model))
         except WithrunError as error:
-            self._set_aside(no, "", [call], error)
+            self._aside.keep(no, "", [call], error)
 
     def _find_experiment(self, intent: ExperimentIntent, call: Call) -> None:
         try:
             experiment_id = self._retry.call(lambda: ensure_experiment(self._backend, intent))
         except WithrunError as error:
             self._local_ids.add("refused", intent.local_id, str(error))
-            self._set_aside(call.record[1], "", [call], error)
+            self._aside.keep(call.record[1], "", [call], error)
         else:
             self._local_ids.add("experiment", intent.local_id, experiment_id)
 
@@ -229,7 +219,7 @@ class Deliverer:
             except WithrunError as error:
                 self._ledger.refuse(intent.uid, str(error))
                 self._local_ids.add("refused", intent.uid, str(error))
-                self._set_aside(no, intent.uid, [call], error)
+                self._aside.keep(no, intent.uid, [call], error)
                 return
             self._local_ids.add("run", intent.uid, known)
             self._ledger.bind(intent.uid, known)
@@ -279,7 +269,7 @@ class Deliverer:
             refused = self._refusal(ref)
             if refused is not None:
                 named = ref.run_id or f"number {no} of journal {self._spool.folder.parent.name}"
-                self._set_aside(no, named, steps[begin:], WithrunError(refused), whole_run=True)
+                self._aside.keep(no, named, steps[begin:], WithrunError(refused), whole_run=True)
                 window.settled[no] = len(steps)
                 return
             run_id = self._server_id(ref)
@@ -299,7 +289,7 @@ class Deliverer:
                 else:
                     self._send_call(no, ref, run_id, step)
             except RunIsGone as gone:
-                self._set_aside(no, run_id, steps[index:], gone.error, whole_run=True)
+                self._aside.keep(no, run_id, steps[index:], gone.error, whole_run=True)
                 window.settled[no] = len(steps)
                 return
             window.settled[no] = index + 1
@@ -325,7 +315,7 @@ class Deliverer:
                 self._sender.check_run(run_id, error)
             elif self._publisher is None:
                 raise
-            self._set_aside(no, run_id, [call], error)
+            self._aside.keep(no, run_id, [call], error)
             return
         self._accounts.settle(no, call.count, [])
 
@@ -360,50 +350,3 @@ class Deliverer:
         if version.local_version:
             self._local_ids.add("version", f"{version.model}/{version.local_version}", number)
         self._spool.published(version.spooled)
-
-    def _set_aside(
-        self,
-        no: int,
-        run_id: str,
-        steps: list[Batch | Call] | list[Call],
-        error: WithrunError,
-        *,
-        whole_run: bool = False,
-    ) -> None:
-        """Keep refused steps aside, and count them."""
-        refusals: list[Refusal] = []
-        for step in steps:
-            values: list[Any] = [step.record] if isinstance(step, Call) else Values.of(step).records()
-            kept = self._kept(step) if isinstance(step, Call) else ""
-            refusals += [Refusal(run_id, describe(value), f"{error}{kept}", value) for value in values]
-        summary = (
-            f"run {run_id} can't be written to, {len(refusals)} values were refused: {error}"
-            if whole_run
-            else ""
-        )
-        self._refused.add(refusals, summary=summary)
-        missing = sum(step.count for step in steps) - len(refusals)
-        self._accounts.settle(no, max(missing, 0), refusals)
-
-    def _set_malformed_aside(self, window: Window) -> None:
-        """Keep aside what can't be sent because it makes no sense, and count it."""
-        malformed, window.malformed = window.malformed, []
-        by_run: dict[int, list[Refusal]] = {}
-        for one in malformed:
-            run = window.refs.get(one.no, UNKNOWN).run_id
-            refusal = Refusal(run, f"{one.record!r:.200}", f"it makes no sense: {one.reason}", one.record)
-            by_run.setdefault(one.no, []).append(refusal)
-        for no, refusals in by_run.items():
-            journal = self._spool.folder.parent
-            self._refused.add(refusals, summary=f"{len(refusals)} records of {journal} make no sense")
-            self._accounts.settle(no, 0, refusals)
-
-    def _kept(self, call: Call) -> str:
-        """Move what a refused call was to publish out of the journal, which is to be deleted; say where."""
-        if call.kind not in (Kind.ARTIFACT, Kind.VERSION):
-            return ""
-        shape: type[ArtifactIntent | VersionIntent] = (
-            ArtifactIntent if call.kind == Kind.ARTIFACT else VersionIntent
-        )
-        name = msgspec.convert(call.record[3], shape).spooled
-        return f"; what was to be published is kept in {self._spool.keep(name)}" if name else ""

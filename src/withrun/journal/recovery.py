@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,7 @@ from withrun.journal.creation import find_owned, settle_intents
 from withrun.journal.deliver import Deliverer
 from withrun.journal.disk import JournalFull, OwnerLock, unusable
 from withrun.journal.ends import Ends
-from withrun.journal.folder import JournalFolder, Origin, journals_in, store_folder_of
-from withrun.journal.follower import Follower
+from withrun.journal.folder import JournalFolder, journals_in, store_folder_of
 from withrun.journal.gate import Gate
 from withrun.journal.live import kept_path, refused_path
 from withrun.journal.local_ids import LocalIds
@@ -30,13 +30,12 @@ from withrun.journal.pool import Pool
 from withrun.journal.position import Acknowledged, Position
 from withrun.journal.publisher import Publisher
 from withrun.journal.reader import JournalReader
-from withrun.journal.record import Kind, decode
 from withrun.journal.refused import Refusal, RefusedFile
 from withrun.journal.retry import GaveUp, Retry
 from withrun.journal.spool import Spool
 from withrun.journal.turns import OlderFirst, Turns
 
-__all__ = ["Recovered", "Waiting", "abandoned_by_store", "recover", "some_are_free", "waiting"]
+__all__ = ["Recovered", "recover"]
 
 logger = logging.getLogger("withrun.journal")
 
@@ -69,89 +68,6 @@ class Recovered(msgspec.Struct):
     damaged: int = 0
     runs: dict[str, str] = {}
     left: dict[str, str] = {}
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """A journal that waits on the disk.
-
-    Attributes:
-        path: its folder.
-        origin: where it comes from; None if that can't be read.
-        alive: its process still holds it, or another recovery does.
-        records: records that are not acknowledged.
-        size: bytes that it takes, with the artifacts that wait in it.
-        runs: how many runs the records are of.
-    """
-
-    path: Path
-    origin: Origin | None
-    alive: bool
-    records: int
-    size: int
-    runs: int = 0
-
-
-def waiting(journal_dir: Path, store_uri: str) -> list[Waiting]:
-    """List a store's journals, oldest first, those that can't be read as empty; changes nothing."""
-    found = []
-    for path in journals_in(store_folder_of(journal_dir, store_uri)):
-        try:
-            found.append(_look(path))
-        except FileNotFoundError:  # noqa: PERF203 - beside reading a journal, no cost
-            continue  # delivered just now
-        except OSError as error:
-            logger.warning("journal %s can't be read (%s)", path, error.strerror or error)
-            found.append(Waiting(path, None, alive=False, records=0, size=0))
-    return found
-
-
-def some_are_free(journal_dir: Path, store_uri: str) -> bool:
-    """Whether a store has a journal that nobody holds; changes nothing."""
-    paths = journals_in(store_folder_of(journal_dir, store_uri))
-    return not all(JournalFolder.is_held(path) for path in paths)
-
-
-def abandoned_by_store(journal_dir: Path) -> dict[str, list[Path]]:
-    """The journals in a folder that nobody holds, by the URIs of their stores; changes nothing."""
-    found: dict[str, list[Path]] = {}
-    try:
-        store_folders = sorted(journal_dir.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return found
-    for store_folder in store_folders:
-        for path in journals_in(store_folder):
-            origin = JournalFolder.origin_of(path)
-            if origin is not None and not JournalFolder.is_held(path):
-                found.setdefault(origin.store_uri, []).append(path)
-    return found
-
-
-def _look(path: Path) -> Waiting:
-    origin = JournalFolder.origin_of(path)
-    alive = JournalFolder.is_held(path)
-    records, runs = _count(path)
-    return Waiting(path, origin, alive, records, _size(path), runs)
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += (Path(folder) / name).lstat().st_size
-    return total
-
-
-def _count(path: Path) -> tuple[int, int]:
-    """How many records are not acknowledged, and of how many runs."""
-    acknowledged = Acknowledged.look(path / "acknowledged")
-    records, runs = 0, set()
-    for payloads in Follower(path, acknowledged).read():
-        for payload in payloads:
-            if payload[1] != Kind.RUN:
-                records += 1
-                runs.add(decode(payload)[1])
-    return records, len(runs - {0})
 
 
 def recover(
@@ -373,10 +289,10 @@ class _Recovery:
         reader = JournalReader(self._folder)
         try:
             while (window := reader.window()) is not None:
-                self._deliverer.deliver(window)
+                self._making_room(partial(self._deliverer.deliver, window))
                 for no, steps in window.runs.items():
                     self._ends.note_times(self._deliverer.known_id(window.refs[no]), steps)
-                self._write_local_ids()
+                self._making_room(self._local_ids.write)
                 self._folder.acknowledged.move(window.end)
                 self._folder.delete_segments(window.end.segment)
                 self._spool.sweep()
@@ -397,16 +313,16 @@ class _Recovery:
             # Runs that started without the server stay known by their local IDs.
             if uid in self._folder.ledger.local:
                 self._local_ids.add("run", uid, run_id)
-        self._write_local_ids()
+        self._making_room(self._local_ids.write)
         self._folder.delete()
 
-    def _write_local_ids(self) -> None:
-        """Write what a full disk did not take: nothing that would tell it again is acknowledged before."""
+    def _making_room(self, do: Callable[[], None]) -> None:
+        """Do what may be repeated; on a full disk once more, when what the journal does not use is free."""
         try:
-            self._local_ids.write()
+            do()
         except JournalFull:
             self._folder.trim()
-            self._local_ids.write()
+            do()
 
     def _ask_what_it_owned(self) -> None:
         logger.warning(

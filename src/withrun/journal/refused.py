@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from withrun.journal.disk import make_private
+from withrun.journal.disk import make_private, unusable
 
 __all__ = ["Refusal", "RefusedFile"]
 
@@ -45,20 +46,18 @@ class RefusedFile:
         self._lock = threading.Lock()
 
     def add(self, refusals: list[Refusal], *, summary: str = "") -> None:
-        """Keep refusals aside, and report them: one by one, or all under one `summary`."""
+        """Keep refusals aside, and report them: one by one, or all under one `summary`.
+
+        Raises:
+            JournalError: they could not be written down; so they must stay where they are.
+        """
         now = int(time.time() * 1000)
         encoder = msgspec.json.Encoder(enc_hook=str)
         stamped = [msgspec.structs.replace(refusal, time=now) for refusal in refusals]
         lines = b"".join(encoder.encode(refusal) + b"\n" for refusal in stamped)
         where = f"kept in {self.path}"
-        try:
-            with self._lock:
-                make_private(self.path.parent)
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                with os.fdopen(descriptor, "ab") as file:
-                    file.write(lines)
-        except OSError as error:
-            where = f"it could not be kept in {self.path} ({error.strerror or error})"
+        with self._lock:
+            self._append(lines)
         self.count += len(refusals)
         if summary:
             logger.error("%s; %s.", summary, where)
@@ -71,3 +70,15 @@ class RefusedFile:
                 refusal.reason,
                 where,
             )
+
+    def _append(self, lines: bytes) -> None:
+        make_private(self.path.parent)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "ab", buffering=0) as file:
+                size = file.tell()
+                if file.write(lines) < len(lines):
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise unusable(self.path.parent, error) from error
