@@ -43,6 +43,21 @@ journal.owned.create(RunIntent("b" * 32, "0", "on a full disk", 1_700_000_000_00
 os.kill(os.getpid(), 9)
 """
 
+STARTING_WITHOUT = """
+import os, sys
+from pathlib import Path
+from tests.journal.conftest import fill
+from withrun.journal import Journal, RunIntent
+from withrun.providers.mlflow.store import StoreBackend
+folder, uri = Path(sys.argv[1]), sys.argv[2]
+fill(folder)
+journal = Journal(folder, uri, threads=1, connect=lambda: StoreBackend(uri))
+log = journal.owned.create(RunIntent("a" * 32, "0", "without a journal", 1_700_000_000_000))
+(folder / "filler").unlink()
+log.metric("x", 1.0, 1)
+os.kill(os.getpid(), 9)
+"""
+
 
 def run(code: str, *arguments: object) -> int:
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -147,6 +162,17 @@ def test_a_run_started_on_a_full_disk_is_ended(
         "before": "FAILED",
         "on a full disk": "FAILED",
     }
+
+
+def test_a_run_started_without_a_journal_is_ended(
+    small: Path, store_uri: str, client: Any, deliver: Callable[[], Recovered]
+) -> None:
+    """Where there was no room for a journal, the run is noted with the first one that there is room for."""
+    assert run(STARTING_WITHOUT, small, store_uri) == -signal.SIGKILL
+    [started] = client.search_runs(["0"])
+    assert started.info.status == "RUNNING"
+    assert deliver().ended == [started.info.run_id]
+    assert client.get_run(started.info.run_id).info.status == "FAILED"
 
 
 def test_a_read_only_disk(small: Path, store_uri: str, deliver: Callable[[], Recovered]) -> None:

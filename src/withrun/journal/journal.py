@@ -318,7 +318,7 @@ class Journal:
             Whether it is: then nothing that is older can reach the run any more.
         """
         turns = self.open().turns
-        turns.note_again(log.run_id, log.uid)
+        turns.note_again(log.run_id)
         return turns.wait(log.run_id, patience, self._recover)
 
     def _recover(self) -> bool:
@@ -435,6 +435,7 @@ class Journal:
                 self._start_drain(live)
             if self._durability == "power":
                 live.start_syncing()
+            self.owned.opened(live)
             return live
 
     def _opened(self) -> Live | None:
@@ -523,6 +524,7 @@ class Journal:
         self._backend = self._recovery = None
         self._users = Users(self._let_go)
         self.logs.forked()
+        self.owned.forked()
         self._itself.leave_to_parent()
         if live is not None:
             live.leave()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import weakref
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -35,6 +35,11 @@ class OwnedRuns:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self.forked()
+
+    def forked(self) -> None:
+        """In a forked child: what was started before is the parent's."""
+        self._unnoted: weakref.WeakKeyDictionary[RunLog, int] = weakref.WeakKeyDictionary()
 
     def create(
         self,
@@ -57,7 +62,11 @@ class OwnedRuns:
             ledger = live.folder.ledger
             ledger.intend(intent.uid, intent.experiment_id)
         except JournalFull as full:
-            logger.warning("a run is started without a note on disk: %s", full)
+            logger.warning(
+                "a run is started without a note on disk; should this process be killed before there is "
+                "room, the run stays RUNNING: %s",
+                full,
+            )
             ledger = Ledger(None)
         creation = RunCreation(journal.backend, intent)
         try:
@@ -66,17 +75,25 @@ class OwnedRuns:
         except GaveUp as gave_up:
             if on_unreachable == "offline":
                 return self.create_locally(intent)
-            with contextlib.suppress(JournalFull):
-                ledger.withdraw(intent.uid)
+            ledger.withdraw(intent.uid)
             raise _unreachable(intent, timeout, gave_up.__cause__) from gave_up.__cause__
         except (WithrunError, ValueError):
-            with contextlib.suppress(JournalFull):
-                ledger.done(intent.uid)
+            ledger.done(intent.uid)
             raise
-        with contextlib.suppress(JournalFull):
-            ledger.bind(intent.uid, record.run_id)
-            ledger.own(record.run_id, intent.start_time)
-        return journal.logs.add(record.run_id, intent.uid, record)
+        ledger.bind(intent.uid, record.run_id)
+        ledger.own(record.run_id, intent.start_time)
+        log = journal.logs.add(record.run_id, intent.uid, record)
+        if ledger.path is None:
+            self._unnoted[log] = intent.start_time
+        return log
+
+    def opened(self, live: Live) -> None:
+        """Own the runs that were started when there was no room for a journal, now that there is."""
+        unnoted = list(self._unnoted.items())
+        self._unnoted.clear()
+        for log, since in unnoted:
+            live.folder.ledger.own(log.run_id, since)
+            log.tags({OWNER_TAG: live.folder.id})
 
     def create_locally(self, intent: RunIntent) -> RunLog:
         """Start a run that the server does not know yet; its local ID is the intent's uid."""
@@ -110,7 +127,7 @@ class OwnedRuns:
         live = self._journal.open_for(log.run_id)
         live.folder.ledger.own(log.run_id, now_ms())
         # Only now: a process that dies after this look finds in its recovery that the run is owned here.
-        live.turns.note_again(log.run_id, log.uid)
+        live.turns.note_again(log.run_id)
         return live.folder.id
 
     def give_back(self, log: RunLog) -> None:
