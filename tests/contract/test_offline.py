@@ -74,11 +74,8 @@ def test_versions_by_alias(api: BaseMlflowApi, name: str, run: RunApi, folder: P
         lambda a, at: a.get_model_version(key).export(at),
         lambda a, at: a.get_model(name).get_version("@ch").export_artifact(at),
         lambda a, at: a.get_model_version(key).update().export_meta(at),
-        lambda a, at: a.export_model_version_meta(key, at),
         lambda a, _: a.cache_model_artifact(key),
         lambda a, _: a.get_model_version(key).cache(),
-        lambda a, _: a.get_model_version(key).cache_meta(),
-        lambda a, _: a.cache_model_version_meta(key),
     ]
     for number, keep_it in enumerate(exports):
         at = tmp_path / str(number)

@@ -182,7 +182,7 @@ def test_reading_beside_trimming(make: MakeService, run: Run, repo: Path, tmp_pa
     for index in range(30):
         (repo / "a" / str(index)).write_text("x")
     service = make(cache_local_artifacts=True)
-    until = time.monotonic() + 1
+    until = time.monotonic() + 0.5
 
     def load(_: int) -> set[int]:
         seen = set()

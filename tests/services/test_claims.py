@@ -37,8 +37,7 @@ def claim(key: Key, locks: Path | None) -> threading.Event:
     return held
 
 
-@pytest.mark.parametrize("path", ["a/b", "a", "a/b/c", ""])
-@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize(("path", "killed"), [("a/b", True), ("a", False), ("a/b/c", False)])
 def test_between_processes(tmp_path: Path, path: str, killed: bool) -> None:
     """What overlaps a path can be claimed once the process that claimed it is done, or dead."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "locks")]
