@@ -132,6 +132,22 @@ def test_a_live_journal_waits_its_turn(
     check_new(client, run_id, "FINISHED")
 
 
+def test_taken_back(
+    log: Callable[..., Path], open_journal: Callable[..., Journal], store_uri: str, client: Any
+) -> None:
+    """Who started a run, and takes it back from a process that is gone, comes after that, too."""
+    live = open_journal(store_uri)
+    mine = live.owned.create(intent("mine"))
+    held = JournalFolder.take(log(mine.run_id, "old", "FINISHED", POINTS))
+    assert held is not None
+    live.owned.take_over(mine)
+    mine.tags({"stage": "new"})
+    assert not mine.wait(timeout=0.3)
+    held.release()
+    assert live.flush(30)
+    check_new(client, mine.run_id, "FINISHED")
+
+
 def test_a_living_process_is_not_waited_for(
     open_journal: Callable[..., Journal], run_id: str, tmp_path: Path, store_uri: str
 ) -> None:

@@ -80,21 +80,17 @@ class Turns:
     # --- noting, by who logs ---
     def note(self, run: str, uid: str) -> None:
         """Before the first record of a run: note what comes first; costs a listing of one folder, once."""
-        if run in self._noted:
-            return
+        if run not in self._noted and not (uid in self._ledger.local or uid in self._ledger.bound):
+            self.note_again(run)  # of one that was started here nothing is older
+
+    def note_again(self, run: str) -> None:
+        """Note what comes before the next record of a run: it is taken over from whoever had it."""
         self._noted.add(run)
-        if uid and (uid in self._ledger.local or uid in self._ledger.bound):
-            return  # started here: nothing of it is older
         over = self._over_by_now()
         if over is not None and over != self._after.get(run):
             self._after[run] = over
             self._append(run, over)
         self._come.discard(run)
-
-    def note_again(self, run: str, uid: str) -> None:
-        """Note what comes before the next record of a run: it is taken over from whoever had it."""
-        self._noted.discard(run)
-        self.note(run, uid)
 
     def _over_by_now(self) -> _Over | None:
         try:
