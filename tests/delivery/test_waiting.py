@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faultproxy import Fault, FaultProxy
-from tests.servers import MlflowServer, _database_template
+from tests.servers import MlflowServer, _database_template, free_port
 from withrun import MlflowApi
 from withrun.errors import InvalidArgument, Refused, ServerUnreachable
 
@@ -263,3 +263,17 @@ def test_a_read_of_what_cannot_be_delivered(proxy: FaultProxy, open_api: MakeApi
         api.get_run(run.id)
     proxy.always(None)
     assert api.get_run(run.id).params == {"a": 1}
+
+
+def test_the_reason_is_the_server(open_api: MakeApi, caplog: pytest.LogCaptureFixture) -> None:
+    """With the server away, that is the reason, also for what waits for an earlier program's experiment."""
+    away = f"http://127.0.0.1:{free_port()}"
+    conf: dict[str, Any] = {"on_unreachable": "offline", "connect_timeout": 0.3, "exit_timeout": 0.4}
+    for _ in range(2):
+        with open_api(away, **conf) as api, api.start_run(api.get_or_create_exp("e")) as run:
+            run.log_metric("m", 1.0)
+            with pytest.raises(TimeoutError, match="could not be reached"):
+                run.flush(timeout=0.3)
+    kept = [record.getMessage() for record in caplog.records if "kept in" in record.getMessage()]
+    assert len(kept) == 2
+    assert all("could not be reached" in message and "in use" not in message for message in kept)
