@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -139,9 +138,8 @@ def test_a_folder_without_files(http: httpx.Client, remote: str, tmp_path: Path,
     (source / below).mkdir(parents=True)
     sent: list[httpx.Request] = []
     http.event_hooks = {"request": [sent.append]}
-    for publish in (partial(ft.push, http=http), ft.check):
-        with pytest.raises(InvalidArgument, match="holds no file"):
-            publish(source, remote)
+    with pytest.raises(InvalidArgument, match="holds no file"):
+        ft.push(source, remote, http=http)
     assert sent == []
 
 

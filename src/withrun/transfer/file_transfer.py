@@ -13,7 +13,6 @@ from withrun.transfer import cloud, local
 from withrun.transfer.custom_tool import CustomTool
 from withrun.transfer.objmeta import ObjMeta
 from withrun.transfer.progress import Bar, shown_somewhere
-from withrun.transfer.tree import scan
 from withrun.transfer.urls import is_proxied, local_path, scheme_of, with_scheme
 
 if TYPE_CHECKING:
@@ -103,26 +102,6 @@ class FileTransfer(BaseModel):
                     proxied.push(source, client, remote, bar)
             else:
                 cloud.push(self._cloud_tool(), source, url, bar)
-
-    def check(self, source: Path, url: str) -> None:
-        """Raise what `push` would raise of this source before anything is sent; the storage is not asked.
-
-        Object stores and MLflow's servers keep nothing but files, and not under every name.
-
-        Raises:
-            ArtifactNotFound: there is no source.
-            InvalidArgument: the storage can't keep it: it has no file in it, or a name that would be changed.
-            TransferError: it can't be read.
-        """
-        source, url = Path(source), self.mapped(url)
-        if local_path(url) is not None:
-            scan(source)
-        elif is_proxied(url):
-            from withrun.transfer import proxied  # with httpx: only where it is needed
-
-            proxied.check(source, url)
-        else:
-            cloud.check(self._cloud_tool(), source, url)
 
     def pull(self, url: str, target: Path, *, http: httpx.Client | None = None) -> None:
         """Bring the file or folder at that URL to the path `target`.

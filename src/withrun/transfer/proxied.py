@@ -25,7 +25,7 @@ from withrun.transfer.tree import Tree, TreeFile, check_has_files, scan
 from withrun.transfer.urls import redact, split_url
 from withrun.transfer.workers import Check, for_each
 
-__all__ = ["check", "ls", "open_route", "pull", "push"]
+__all__ = ["ls", "open_route", "pull", "push"]
 
 _MAX_DEPTH = 64
 """Folders within folders that a listing may have: a hostile server can nest them without end."""
@@ -78,11 +78,6 @@ def push(source: Path, http: httpx.Client, path: str, bar: Bar) -> None:
 
     # The largest first: a long one that starts last is what all would wait for.
     for_each(send, sorted(tree.files, key=lambda file: -file.size))
-
-
-def check(source: Path, url: str) -> None:
-    """Raise what publishing `source` at that URL would raise before anything is sent."""
-    _examined(source, _split(split_url(url)[2])[1])
 
 
 def pull(http: httpx.Client, path: str, target: Path, bar: Bar) -> None:

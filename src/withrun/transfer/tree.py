@@ -66,9 +66,8 @@ def scan(source: Path, *, ignore_prefix: str | None = None, confined: bool = Fal
     if stat.S_ISREG(status.st_mode):
         return Tree(is_file=True, files=[TreeFile("", source, status.st_size)])
     tree = Tree(is_file=False)
-    for relative, path, found in _walk(source, source, "", (_identity(status),), confined=confined):
-        if ignore_prefix and path.name.startswith(ignore_prefix):
-            continue
+    walk = _walk(source, source, "", (_identity(status),), ignore_prefix=ignore_prefix, confined=confined)
+    for relative, path, found in walk:
         if stat.S_ISDIR(found.st_mode):
             tree.folders.append(relative)
         else:
@@ -90,13 +89,21 @@ def check_has_files(tree: Tree, source: Path) -> None:
 
 
 def _walk(
-    source: Path, folder: Path, prefix: str, above: tuple[tuple[int, int], ...], *, confined: bool
+    source: Path,
+    folder: Path,
+    prefix: str,
+    above: tuple[tuple[int, int], ...],
+    *,
+    ignore_prefix: str | None,
+    confined: bool,
 ) -> Iterator[tuple[str, Path, os.stat_result]]:
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - names are wanted, as they are on the disk
     except OSError as error:
         raise TransferError(f"Can't read the folder {str(folder)!r}: {error.strerror}.") from error
     for name in names:
+        if ignore_prefix and name.startswith(ignore_prefix):
+            continue  # before it is looked at: it may be gone any moment
         path = folder / name
         if confined and path.is_symlink():
             check_link(path, source)
@@ -110,7 +117,14 @@ def _walk(
                     f"Can't publish {str(source)!r}: the symlink {str(path)!r} leads back to a folder that "
                     "holds it, so it has no end. Remove the link, or publish its parts."
                 )
-            yield from _walk(source, path, relative + "/", (*above, identity), confined=confined)
+            yield from _walk(
+                source,
+                path,
+                relative + "/",
+                (*above, identity),
+                ignore_prefix=ignore_prefix,
+                confined=confined,
+            )
 
 
 def _status(path: Path, source: Path) -> os.stat_result:
