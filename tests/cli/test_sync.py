@@ -189,6 +189,25 @@ def test_what_is_refused(tmp_path: Path, store: str) -> None:
     assert sync(tmp_path, store).returncode == 0
 
 
+@pytest.mark.slow
+def test_damage_is_told(tmp_path: Path, store: str) -> None:
+    """Damaged bytes are told, with the exit code too; what they spare arrives; the next sync ends with 0."""
+    from mlflow import MlflowClient
+
+    leave(tmp_path, store, 1)
+    [segment] = tmp_path.rglob("*.seg")
+    with segment.open("r+b") as file:
+        file.seek(segment.read_bytes().index(b"loss"))
+        file.write(b"LOSS")
+    done = sync(tmp_path, store)
+    assert done.returncode == 1
+    assert "bytes were damaged: what they said, and nothing else does, is lost" in done.stdout
+    assert "Traceback" not in done.stderr
+    [run] = MlflowClient(store).search_runs(["0"])
+    assert len(MlflowClient(store).get_metric_history(run.info.run_id, "loss")) == 49
+    assert sync(tmp_path, store).returncode == 0
+
+
 def test_the_default_store_and_folder(tmp_path: Path, store: str) -> None:
     """Without options it delivers to the store of get_api(), from the user's state folder."""
     leave(tmp_path / "state" / "withrun", store)

@@ -27,7 +27,7 @@ from withrun.journal.segment import SegmentReader, numbers, segment_path
 from withrun.journal.writer import FIRST_SIZE
 from withrun.providers.mlflow.store import StoreBackend
 
-from .conftest import intent, rest
+from .conftest import fill, intent, rest
 
 MakeJournal = Callable[..., Journal]
 
@@ -370,9 +370,15 @@ class TestFullDisk:
     def test_opening_on_a_full_disk(self, small: Path) -> None:
         """A journal that can't even be opened says that the disk is full, and leaves nothing behind."""
         (small / "filler").write_bytes(bytes((1 << 20) - 8192))
+        process = psutil.Process()
+        descriptors = process.num_fds()
         for _ in range(3):
             with pytest.raises(JournalFull, match="full"):
                 Journal(small, "https://nowhere.test").run("abc").metric("x", 1.0, 1)
+        fill(small)  # at another place that finds no room
+        with pytest.raises(JournalFull, match="full"):
+            Journal(small, "https://nowhere.test").run("abc").metric("x", 1.0, 1)
+        assert process.num_fds() <= descriptors
         assert [path.name for path in small.rglob("*") if path.is_dir() and path.parent != small] == []
 
 

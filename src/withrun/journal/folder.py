@@ -81,12 +81,12 @@ class JournalFolder:
 
     def __init__(self, path: Path, *locks: OwnerLock, new: bool = False) -> None:
         self._locks = locks
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._unlock)
             self.ledger = Ledger(path / "runs.log", new=new)
+            undo.callback(self.ledger.close)
             self.acknowledged = Acknowledged(path / "acknowledged")
-        except BaseException:
-            self._unlock()
-            raise
+            undo.pop_all()
         self._place(path)
 
     def _place(self, path: Path) -> None:

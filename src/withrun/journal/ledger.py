@@ -83,6 +83,7 @@ class Ledger:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._load(path.read_bytes())
         except OSError as error:
+            self.close()
             raise unusable(path.parent, error) from error
 
     @classmethod

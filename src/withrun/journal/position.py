@@ -38,10 +38,14 @@ class Acknowledged:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise unusable(path.parent, error) from error
-        text = os.pread(self._descriptor, 2 * _SLOT.size, 0)
-        if not text:
-            # Takes its room on the disk now: acknowledging must work when the disk is full.
-            os.pwrite(self._descriptor, bytes(2 * _SLOT.size), 0)
+        try:
+            text = os.pread(self._descriptor, 2 * _SLOT.size, 0)
+            if not text:
+                # Takes its room on the disk now: acknowledging must work when the disk is full.
+                os.pwrite(self._descriptor, bytes(2 * _SLOT.size), 0)
+        except OSError as error:
+            self.close()
+            raise unusable(path.parent, error) from error
         self._turn, self.position = _latest(text)
 
     @staticmethod
