@@ -50,6 +50,8 @@ def filters(query: Any, **options: Any) -> list[str]:
         ({"params.lr": {"$exists": True}}, [""]),
         ({"params.a`b": "x"}, [""]),
         ({"params.a": {"$in": []}}, []),
+        ({"id": {"$in": []}, "params.a": 3}, []),
+        ({"id": {"$in": []}, "params.a": "adam", "name": {"$ne": "x"}}, []),
         ({"$or": [{"metrics.a": 1}, {"metrics.b": 2}]}, ["metrics.`a` = 1.0", "metrics.`b` = 2.0"]),
         ({"$or": [{"metrics.a": 1}, {"metrics.b": {"$ne": 2}}]}, [""]),
         ({"$nor": [{"metrics.a": 1}]}, [""]),

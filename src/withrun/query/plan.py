@@ -277,6 +277,8 @@ class _Planner:
         known = sorted((part for part in parts if part is not None), key=lambda part: _count([part]))
         if not known:
             return None
+        if any(_count([part]) == 0 for part in known):
+            return _Part((), exact=True)  # nothing matches that part, so that nothing matches all of them
         asked: list[_Part] = []
         for part in known:
             together = [*asked, part]
