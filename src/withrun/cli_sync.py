@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -196,12 +197,21 @@ class _Store:
         """Keep the metadata of runs that started offline: the API that logged them can't read the server."""
         if not run_ids or self.api.cache_dir is None:
             return
-        with self.api.model_copy(update={"offline_mode": False, "healthcheck": False}) as online:
-            try:
-                for run_id in run_ids:
-                    online.cache_run_meta(run_id)
-            except WithrunError as error:
-                click.echo(f"delivered, but offline APIs will not find all of the runs: {error}", err=True)
+        with (
+            tempfile.TemporaryDirectory() as apart,  # it must not recover what this command reports on
+            self.api.model_copy(
+                update={"offline_mode": False, "healthcheck": False, "journal_dir": Path(apart)}
+            ) as online,
+        ):
+            for run_id in run_ids:
+                _cache(online, run_id)
+
+
+def _cache(online: BaseMlflowApi, run_id: str) -> None:
+    try:
+        online.cache_run_meta(run_id)
+    except WithrunError as error:
+        click.echo(f"run {printable(run_id)} is delivered, but not cached: {error}", err=True)
 
 
 def _show(found: Sequence[Waiting]) -> None:

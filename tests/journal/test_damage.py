@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from tests.servers import free_port
 from withrun.journal import ExperimentIntent, Journal, Recovered, recover, waiting
 from withrun.journal.record import HEADER, Kind, decode, frame
 from withrun.journal.segment import MAGIC, numbers, segment_path
 from withrun.providers.mlflow.store import StoreBackend
 
-from .conftest import intent
+from .conftest import intent, rest
 
 POINTS = 3_000
 
@@ -226,3 +227,41 @@ def test_a_lock_that_is_lost(
     assert [one.alive for one in waiting(tmp_path / "journal", store_uri)] == [True]
     assert not journal.exists()
     offline.close()
+
+
+def test_a_damaged_start_outlasts_a_recovery_that_gives_up(
+    tmp_path: Path, offline: Journal, store_uri: str, deliver: Callable[[], Recovered], client: Any
+) -> None:
+    """A run of which nothing but the ledger is left is made also if the server was away at the first try."""
+    log = offline.owned.create_locally(intent("quiet"))
+    log.status("FINISHED", 1_700_000_100_000)
+    offline.close()
+    path = segment_path(only_journal(tmp_path / "journal"), 1)
+    text = bytearray(path.read_bytes())
+    for place in range(20, len(text.rstrip(b"\0"))):
+        text[place] ^= 0x40
+    path.write_bytes(text)
+    away = rest(f"http://127.0.0.1:{free_port()}")
+    first = recover(tmp_path / "journal", store_uri, away, threads=1, patience=0.0)
+    assert len(first.left) == 1
+    second = deliver()
+    assert second.left == {}
+    [run_id] = second.runs.values()
+    assert client.get_run(run_id).info.run_name == "quiet"
+
+
+def test_a_journal_that_can_t_be_read_costs_no_other(
+    tmp_path: Path, offline: Journal, store_uri: str, deliver: Callable[[], Recovered], client: Any
+) -> None:
+    """Beside it a dead process's run is delivered and ended; it alone is left."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "journal"), store_uri]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    offline.owned.create_locally(intent("other"))
+    offline.close()
+    unreadable = max(lock.parent for lock in (tmp_path / "journal").rglob("lock"))
+    (unreadable / "runs.log").unlink()
+    (unreadable / "runs.log").mkdir()
+    report = deliver()
+    assert list(report.left) == [str(unreadable)]
+    assert report.ended == [done.stdout.strip()]
+    assert client.get_run(done.stdout.strip()).info.status == "FAILED"

@@ -14,7 +14,7 @@ from pathlib import Path
 from withrun.backend import Backend
 from withrun.errors import JournalError, WithrunError
 from withrun.journal.disk import OwnerLock
-from withrun.journal.folder import journals_in, store_folder_of
+from withrun.journal.folder import JournalFolder, journals_in, store_folder_of
 from withrun.journal.gate import Gate
 from withrun.journal.leftovers import some_are_free
 from withrun.journal.publisher import Publisher
@@ -79,7 +79,7 @@ class BackgroundRecovery:
 
         A recovery that another API has begun is wanted by this one, too, from then on.
         """
-        free = {path for path in self._not_own() if not OwnerLock.is_held(path / "lock")}
+        free = {path for path in self._not_own() if not JournalFolder.is_held(path)}
         are_new, self._found_free = not free <= self._found_free, free
         if are_new or (self.wait(0) and self._is_under_way()):
             self._begin()

@@ -246,6 +246,8 @@ class Deliverer:
             intent = self._ledger.start_of(local_id)
             if isinstance(intent, RunIntent):
                 no = next((no for no, ref in self._ledger.runs.items() if ref.uid == local_id), _NO_NUMBER)
+                if self._is_apart(no):
+                    no = _NO_NUMBER  # its own record is read again, and counts then
                 self._create(no, intent, Call(Kind.CREATE, [Kind.CREATE, no, intent.start_time, intent]))
             elif intent is not None:
                 record = [Kind.EXPERIMENT, 0, 0, intent]

@@ -9,7 +9,7 @@ from withrun.errors import NotFound
 from withrun.journal.creation import OWNER_TAG
 from withrun.journal.folder import JournalFolder, journals_in
 from withrun.journal.ledger import Ledger
-from withrun.journal.local_ids import LocalIds
+from withrun.journal.local_ids import LocalIds, looks_local
 from withrun.journal.pack import Batch, Call
 from withrun.journal.retry import Retry
 
@@ -38,6 +38,7 @@ class Ends:
         self._local_ids = local_ids
         self._retry = retry
         self._last_at: dict[str, int] = {}
+        self._owners: dict[str, tuple[int, str]] | None = None
 
     def note_times(self, run_id: str, steps: list[Batch | Call]) -> None:
         """Note when a run was logged to, which is when it ended at the earliest."""
@@ -79,15 +80,28 @@ class Ends:
 
     def _is_taken_over(self, run: str) -> bool:
         """Whether another journal, in use or waiting, says that its process has owned the run since."""
-        since = self._folder.ledger.owned[run]
-        names = {run, self._server_id(run)}
-        others = [path for path in journals_in(self._folder.path.parent) if path != self._folder.path]
-        return any(
-            (at, path.name) > (since, self._folder.id)
-            for path in others
-            for owned, at in Ledger.look(path / "runs.log").owned.items()
-            if owned in names or self._server_id(owned) in names
-        )
+        if self._owners is None:
+            # Once: who notes it later sees that this journal is over, and waits for it.
+            self._owners = self._other_owners()
+        since = self._folder.ledger.owned[run], self._folder.id
+        return any(self._owners.get(name, since) > since for name in (run, self._server_id(run)))
+
+    def _other_owners(self) -> dict[str, tuple[int, str]]:
+        """When each run was owned last in the name of another journal, and which, by what it is called."""
+        owners: dict[str, tuple[int, str]] = {}
+        for path in journals_in(self._folder.path.parent):
+            if path == self._folder.path:
+                continue
+            try:
+                owned = Ledger.look(path / "runs.log").owned
+            except OSError as error:
+                logger.warning("whether %s owns runs of %s can't be told: %s", path, self._folder.path, error)
+                continue
+            for run, at in owned.items():
+                names = {run, self._server_id(run)} if looks_local(run) else {run}
+                for name in names:
+                    owners[name] = max(owners.get(name, (0, "")), (at, path.name))
+        return owners
 
     def _server_id(self, run: str) -> str:
         return self._folder.ledger.bound.get(run) or self._local_ids.resolve("run", run) or run

@@ -153,13 +153,16 @@ class JournalFolder:
         # First what says that it was taken over, so that it never looks like its owner's again; the file may
         # be lost, or deleted by one that was killed at that.
         taken = OwnerLock.take(path / _TAKEN_OVER)
-        lock = OwnerLock.take(path / "lock", create=_has_lost_its_lock(path))
-        if lock is None:
+        with contextlib.ExitStack() as undo:
             if taken is not None:
-                taken.close()
-            return None
-        if taken is None:
-            taken = OwnerLock.take(path / _TAKEN_OVER)  # another recovery gives it back, having been too late
+                undo.callback(taken.close)
+            lock = OwnerLock.take(path / "lock", create=_has_lost_its_lock(path))
+            if lock is None:
+                return None
+            undo.callback(lock.close)
+            if taken is None:
+                taken = OwnerLock.take(path / _TAKEN_OVER)  # another recovery gives it back, being too late
+            undo.pop_all()
         return cls(path, *filter(None, [lock, taken]))
 
     @staticmethod
@@ -182,6 +185,14 @@ class JournalFolder:
         if not JournalFolder.is_held(path):
             return True
         return (path / _TAKEN_OVER).exists() and OwnerLock.is_held(path / _TAKEN_OVER)
+
+    @staticmethod
+    def is_recovered(path: Path) -> bool:
+        """Whether a recovery holds a journal; of one where that can't be told, none does."""
+        try:
+            return OwnerLock.is_held(path / "lock") and JournalFolder.is_over(path)
+        except OSError:
+            return False
 
     @staticmethod
     def all_in(store_folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from withrun.errors import WithrunError
 from withrun.journal.apart import Behind, StartedElsewhere
 from withrun.journal.creation import find_owned, settle_intents
 from withrun.journal.deliver import Deliverer
-from withrun.journal.disk import JournalFull, OwnerLock, unusable
+from withrun.journal.disk import JournalFull, unusable
 from withrun.journal.ends import Ends
 from withrun.journal.folder import JournalFolder, journals_in, store_folder_of
 from withrun.journal.gate import Gate
@@ -123,6 +123,7 @@ class _Rounds:
         pool: Pool | None,
     ) -> None:
         self.report = Recovered()
+        self._damaged: dict[Path, int] = {}
         self._store_folder = store_folder
         self._backend = backend
         self._publisher = publisher
@@ -173,20 +174,23 @@ class _Rounds:
         folder = JournalFolder.take(path)
         if folder is None:
             return
+        recovery = _Recovery(
+            folder,
+            self._store_folder,
+            self._backend,
+            self._retry,
+            self._publisher,
+            self._pool,
+            self.report,
+        )
         try:
-            recovery = _Recovery(
-                folder,
-                self._store_folder,
-                self._backend,
-                self._retry,
-                self._publisher,
-                self._pool,
-                self.report,
-            )
             recovery.run(starts=starts)
             self.report.journals += 1
         finally:
             folder.release()
+            # The same bytes again, if this is not the first round.
+            self._damaged[path] = max(recovery.damaged, self._damaged.get(path, 0))
+            self.report.damaged = sum(self._damaged.values())
 
     def _others_moved(self) -> bool:
         """Wait while other processes deliver journals of this store; tells whether they are through with one.
@@ -210,12 +214,16 @@ class _Rounds:
         return {
             path: Acknowledged.look(path / "acknowledged")
             for path in journals_in(self._store_folder)
-            if JournalFolder.is_over(path) and OwnerLock.is_held(path / "lock")
+            if JournalFolder.is_recovered(path)
         }
 
 
 class _Recovery:
-    """The recovery of one journal; also keeps its accounts."""
+    """The recovery of one journal; also keeps its accounts.
+
+    Attributes:
+        damaged: bytes that could not be read back.
+    """
 
     def __init__(
         self,
@@ -231,6 +239,7 @@ class _Recovery:
         self._backend = backend
         self._retry = retry
         self._report = report
+        self.damaged = 0
         self._local_ids = LocalIds(store_folder)
         self._refused = RefusedFile(refused_path(store_folder, folder.id))
         self._kept = (self._refused.path, kept_path(store_folder, folder.id))
@@ -270,7 +279,8 @@ class _Recovery:
         finally:
             ledger = self._folder.ledger
             self._report.runs |= {uid: ledger.bound[uid] for uid in ledger.local & ledger.bound.keys()}
-            self._report.kept += [str(path) for path in self._kept if path.exists()]
+            kept = [str(path) for path in self._kept if path.exists()]
+            self._report.kept += [path for path in kept if path not in self._report.kept]
 
     def _start_all(self) -> None:
         """Deliver nothing but what others may wait for, without acknowledging it."""
@@ -290,18 +300,19 @@ class _Recovery:
         try:
             while (window := reader.window()) is not None:
                 self._making_room(partial(self._deliverer.deliver, window))
+                if reader.damaged > self.damaged:
+                    self._start_again(reader)  # before it is acknowledged: nothing tells of it afterwards
                 for no, steps in window.runs.items():
                     self._ends.note_times(self._deliverer.known_id(window.refs[no]), steps)
                 self._making_room(self._local_ids.write)
                 self._folder.acknowledged.move(window.end)
                 self._folder.delete_segments(window.end.segment)
                 self._spool.sweep()
+            if reader.damaged > self.damaged:
+                self._start_again(reader)
         finally:
             reader.close()
-            self._report.damaged += reader.damaged
-        if reader.damaged:
-            for local_id in sorted(self._folder.ledger.experiments | self._folder.ledger.local):
-                self._deliverer.start_again(local_id)
+            self.damaged = reader.damaged
         # Killed before it could journal the CREATE record of a run that was to start locally after all.
         self._retry.call(
             lambda: settle_intents(self._backend, self._folder.ledger, abandoned=True, delivered=True)
@@ -315,6 +326,12 @@ class _Recovery:
                 self._local_ids.add("run", uid, run_id)
         self._making_room(self._local_ids.write)
         self._folder.delete()
+
+    def _start_again(self, reader: JournalReader) -> None:
+        """Start from the ledger what a damaged record may have been the start of."""
+        for local_id in sorted(self._folder.ledger.experiments | self._folder.ledger.local):
+            self._deliverer.start_again(local_id)
+        self.damaged = reader.damaged
 
     def _making_room(self, do: Callable[[], None]) -> None:
         """Do what may be repeated; on a full disk once more, when what the journal does not use is free."""

@@ -9,6 +9,7 @@ another. As every note speaks of what was over before, no two journals wait for 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from withrun.errors import JournalError
 from withrun.journal.apart import Behind
-from withrun.journal.disk import OwnerLock, unusable
+from withrun.journal.disk import unusable
 from withrun.journal.folder import JournalFolder, journals_in
 from withrun.journal.local_ids import LocalIds, looks_local
 from withrun.journal.position import Acknowledged, Position
@@ -108,7 +109,11 @@ class Turns:
         try:
             descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                os.write(descriptor, frame((run, *over)))
+                text = frame((run, *over))
+                written = os.write(descriptor, text)
+                if written < len(text):  # what follows a torn note would not be read
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -151,7 +156,7 @@ class Turns:
         before, since = None, time.monotonic()
         while first := self._first(run):
             at = [Acknowledged.look(path / "acknowledged") for path in first]
-            is_under_way = recover() or any(OwnerLock.is_held(path / "lock") for path in first)
+            is_under_way = recover() or any(map(JournalFolder.is_held, first))
             now = time.monotonic()
             if at != before:
                 before, since = at, now
@@ -175,7 +180,7 @@ class Turns:
             path
             for path in journals_in(self._path.parent)
             # One that was only about to be taken over when it was noted may be its owner's after all.
-            if path != self._path and path.name in over and self._holds_of(path, run) and _is_over(path)
+            if path != self._path and path.name in over and _is_over(path) and self._holds_of(path, run)
             # Nor is one that came after, by a clock that was set back since.
             if path.name < self._path.name or not self._is_before(path, run)
         ]

@@ -42,16 +42,18 @@ def resume(
     """
     is_next = set_running is not None and _is_next(journal, log, connect_timeout, exit_timeout)
     owner = journal.owned.take_over(log)
-    # Whoever had it may have died between the two: then its recovery is waited for, too.
-    if set_running is None or not is_next or not _is_next(journal, log, connect_timeout, exit_timeout):
-        log.tags({OWNER_TAG: owner})
-        log.status(RunStatus.RUNNING.value)
-        return
+    is_sent = False
     try:
+        # Whoever had it may have died between the two: then its recovery is waited for, too.
+        if set_running is None or not is_next or not _is_next(journal, log, connect_timeout, exit_timeout):
+            log.tags({OWNER_TAG: owner})
+            log.status(RunStatus.RUNNING.value)
+            return
+        is_sent = True
         set_running(owner)
     except BaseException as error:
         # Without an answer the server may have it all the same: whoever recovers this journal looks.
-        if not (isinstance(error, WithrunError) and is_passing(error)):
+        if not (is_sent and isinstance(error, WithrunError) and is_passing(error)):
             journal.owned.give_back(log)
         raise
 

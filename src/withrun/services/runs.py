@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from withrun.backend import Backend, KeyValue, Metric, RunRecord
-from withrun.errors import InvalidArgument, OfflineError, ServerError, ServerUnreachable
+from withrun.errors import InvalidArgument, OfflineError, ServerError, ServerUnreachable, WithrunError
 from withrun.journal import RunIntent, new_uid
 from withrun.journal.creation import OWNER_TAG
 from withrun.keys import check_key, put, value_at
@@ -231,7 +231,7 @@ class RunService:
         """Ask what the server is, unless that is known: now, because setting a tag must not wait for it."""
         if self._backend.known_info is None and not self._asked_for_limits:
             self._asked_for_limits = True
-            with contextlib.suppress(ServerError, ServerUnreachable), self._writes.briefly():
+            with contextlib.suppress(WithrunError), self._writes.briefly():  # the run has started
                 self._backend.server_info()
 
     def _tag_limit(self) -> int:
