@@ -224,20 +224,28 @@ def test_a_status_is_a_name_or_a_run_status(exp: ExpApi) -> None:
     assert exp.find_runs(sorting=[("status", -1)]).first().status is RunStatus.SCHEDULED  # type: ignore[union-attr]
 
 
-def test_a_time_that_no_calendar_holds_counts_as_none(
+def test_a_time_that_no_calendar_holds_is_the_first_or_last_one(
     api: BaseMlflowApi, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run of such a time, which MLflow takes, is found and read like others, with a warning for each."""
+    """A run of such a time, which MLflow takes, is found, read and sorted like others, with a warning."""
     exp = api.create_exp(f"odd-{uuid.uuid4().hex}")
     backend = api.services.backend
     fine = exp.create_run("fine")
     odd = backend.create_run(exp.id, run_name="odd", start_time=10**18)
     backend.update_run(odd.run_id, status="FINISHED", end_time=10**15)
-    assert set(names(exp.find_runs({"status": {"$ne": "FAILED"}}))) == {"odd", fine.name}
-    assert names(exp.find_runs({"start_time": None})) == names(exp.find_runs({"name": "odd"})) == ["odd"]
-    assert names(exp.find_runs({"start_time": {"$gt": dt.datetime(2020, 1, 1)}})) == ["fine"]
-    assert (api.get_run(odd.run_id).start_time, api.get_run(odd.run_id).end_time) == (None, None)
-    assert len([one for one in caplog.records if odd.run_id in one.getMessage()]) == 2
+    early = backend.create_run(exp.id, run_name="early", start_time=-(10**18))
+    last, first = (moment.replace(tzinfo=dt.timezone.utc) for moment in (dt.datetime.max, dt.datetime.min))
+    assert (api.get_run(odd.run_id).start_time, api.get_run(odd.run_id).end_time) == (last, last)
+    assert api.get_run(early.run_id).start_time == first
+    assert set(names(exp.find_runs({"status": {"$ne": "FAILED"}}))) == {"odd", "early", fine.name}
+    assert names(exp.find_runs({"start_time": {"$gt": dt.datetime(9999, 1, 1)}})) == ["odd"]
+    assert names(exp.find_runs({"start_time": {"$lt": dt.datetime(2020, 1, 1)}})) == ["early"]
+    merged = {"$or": [{"status": status} for status in ("FINISHED", "RUNNING", "SCHEDULED")]}
+    for query in (None, merged):
+        assert names(exp.find_runs(query, [("start_time", -1)])) == ["odd", "fine", "early"]
+        assert names(exp.find_runs(query, [("start_time", 1)])) == ["early", "fine", "odd"]
+    assert len(exp.find_runs().to_frame()) == 3
+    assert len([one for one in caplog.records if "no calendar" in one.getMessage()]) == 3
 
 
 def test_naive_datetimes_mean_local_time(exp: ExpApi) -> None:

@@ -23,6 +23,8 @@ __all__ = ["EntityBuilder", "artifact_folder", "from_milliseconds", "in_the_spoo
 
 _log = logging.getLogger("withrun")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
+_LATEST = datetime.max.replace(tzinfo=timezone.utc)
 
 
 class EntityBuilder:
@@ -120,17 +122,23 @@ def _chosen_repo(record: RunRecord, keys: TagKeys) -> str | None:
 
 
 def from_milliseconds(moment: int | None) -> datetime | None:
-    """An aware datetime from the milliseconds of a store; None for 0, None and what no calendar holds."""
-    try:
-        return _EPOCH + timedelta(milliseconds=moment) if moment else None
-    except OverflowError:
+    """An aware datetime from the milliseconds of a store; None for 0 and None.
+
+    For what no calendar holds, the earliest or the latest one: so it keeps its place among others, as the
+    store sorts them.
+    """
+    if not moment:
         return None
+    try:
+        return _EPOCH + timedelta(milliseconds=moment)
+    except OverflowError:
+        return _EARLIEST if moment < 0 else _LATEST
 
 
 def _time_of(record: RunRecord, field: Literal["start_time", "end_time"]) -> datetime | None:
     milliseconds: int | None = getattr(record, field)
     moment = from_milliseconds(milliseconds)
-    if moment is None and milliseconds:
+    if milliseconds is not None and moment in (_EARLIEST, _LATEST):
         _warn_of_time(record.run_id, field, milliseconds)
     return moment
 
@@ -138,11 +146,12 @@ def _time_of(record: RunRecord, field: Literal["start_time", "end_time"]) -> dat
 @lru_cache(maxsize=1024)  # once for each run, not at every look at it
 def _warn_of_time(run_id: str, field: str, milliseconds: int) -> None:
     _log.warning(
-        "run %s has the %s %d, in milliseconds, which no calendar holds, so that it counts as having none; "
-        "perhaps another unit was logged",
+        "run %s has the %s %d, in milliseconds, which no calendar holds, so that it counts as the %s moment "
+        "that one does; perhaps another unit was logged",
         run_id,
         field,
         milliseconds,
+        "first" if milliseconds < 0 else "last",
     )
 
 
