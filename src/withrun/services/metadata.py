@@ -112,8 +112,9 @@ class MetadataService:
             known = self.run(run_id).repo_url
             if known and not looks_local(run_id):
                 self._repos[run_id] = known
-                while len(self._repos) > _KEPT_REPOS:
-                    self._repos.pop(next(iter(self._repos)), None)
+                # A list, made at once: an iterator would fail where another thread adds a run meanwhile.
+                for oldest in list(self._repos)[:-_KEPT_REPOS]:
+                    self._repos.pop(oldest, None)
         return known
 
     def keep(self, version: ModelVersion, alias: str | None = None, target: Path | None = None) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 
@@ -37,6 +40,11 @@ class VersionPaths:
         self._briefly = briefly
         self._known: dict[str, frozenset[str]] = {}
         """By run, where versions lay when the registry was asked."""
+        self._forgotten = 0
+        """How often something was forgotten; an answer that was asked for before is not remembered."""
+        self._lock = threading.Lock()
+        """Held to look at or change what is known, never while the registry is asked."""
+        _instances.add(self)
 
     def check_free(self, run: Run, path: str) -> None:
         """Refuse a path for a version at, above or below which another version lies."""
@@ -49,13 +57,13 @@ class VersionPaths:
 
         The registry is asked once a run, and again after `forget`, or when something seems to lie there: so
         that logging many artifacts costs one request. A version that others register between that and the
-        publishing is not seen. Where the registry can't be asked, a warning says so.
+        publishing is not seen. Where the registry can't be asked, a warning says so, and the next call
+        asks again.
         """
-        known = self._known.get(run.id)
-        if known is None:
-            known = self._known[run.id] = self._ask_briefly(run)
-            while len(self._known) > _KEPT_RUNS:
-                self._known.pop(next(iter(self._known)), None)
+        with self._lock:
+            known, forgotten = self._known.get(run.id), self._forgotten
+        if known is None and (known := self._ask_briefly(run)) is not None:
+            self._remember(run, known, forgotten)
         if not known or _clash(known, paths) is None:
             return
         found = dict(self._ask(run))
@@ -66,9 +74,21 @@ class VersionPaths:
 
     def forget(self, run: Run) -> None:
         """Ask anew where versions lie in a run: one was registered."""
-        self._known.pop(run.id, None)
+        with self._lock:
+            self._forgotten += 1
+            self._known.pop(run.id, None)
 
-    def _ask_briefly(self, run: Run) -> frozenset[str]:
+    def _remember(self, run: Run, known: frozenset[str], forgotten: int) -> None:
+        """Keep an answer, unless a version was registered since it was asked for."""
+        with self._lock:
+            if forgotten != self._forgotten:
+                return
+            self._known[run.id] = known
+            while len(self._known) > _KEPT_RUNS:
+                self._known.pop(next(iter(self._known)))
+
+    def _ask_briefly(self, run: Run) -> frozenset[str] | None:
+        """Where versions lie by the registry's answer; None, with a warning, if there is none."""
         try:
             with self._briefly():
                 return frozenset(taken for taken, _ in self._ask(run))
@@ -79,7 +99,19 @@ class VersionPaths:
                 run.id,
                 error,
             )
-            return frozenset()
+            return None
+
+
+_instances: weakref.WeakSet[VersionPaths] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # A lock that another thread of the parent held would stay held for ever.
+    for paths in list(_instances):
+        paths._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _clash(taken: Collection[str], paths: Collection[str]) -> tuple[str, str] | None:
