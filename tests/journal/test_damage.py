@@ -265,3 +265,27 @@ def test_a_journal_that_can_t_be_read_costs_no_other(
     assert list(report.left) == [str(unreadable)]
     assert report.ended == [done.stdout.strip()]
     assert client.get_run(done.stdout.strip()).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("call", ["unlink", "rename", "rmdir"])
+def test_killed_while_deleting(
+    call: str, tmp_path: Path, store_uri: str, deliver: Callable[[], Recovered]
+) -> None:
+    """A delivered journal whose process dies at its deletion never looks as if somebody had it in use."""
+    dying = f"""
+import pathlib
+kept = pathlib.Path.{call}
+def die(path, *args, **kwargs):
+    if path.name == "lock" or {call!r} != "unlink":
+        os.kill(os.getpid(), 9)
+    return kept(path, *args, **kwargs)
+log.status("FINISHED", 1_700_000_010_000)
+pathlib.Path.{call} = die
+journal.close()
+"""
+    program = KILLED.replace("os.kill(os.getpid(), 9)", dying)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "journal"), store_uri], check=False)
+    assert done.returncode == -9
+    assert not [left for left in waiting(tmp_path / "journal", store_uri) if left.alive]
+    assert deliver().left == {}
+    assert waiting(tmp_path / "journal", store_uri) == []

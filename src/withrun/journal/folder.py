@@ -241,16 +241,21 @@ class JournalFolder:
                 reader.close()
 
     def delete(self) -> None:
-        """Delete the journal, its lock last, so that an interrupted deletion can be redone."""
+        """Delete the journal, its lock last, so that an interrupted deletion can be redone.
+
+        Without anything but the lock it goes by a hidden name: a folder without a lock would look in use.
+        """
+        path = self.path.with_name(f".{self.path.name}")
         with contextlib.suppress(FileNotFoundError):  # the folder: somebody deleted it
             for number in numbers(self.path):
                 segment_path(self.path, number).unlink(missing_ok=True)
             for entry in list(self.path.iterdir()):
                 if entry.name != "lock":
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-            (self.path / "lock").unlink(missing_ok=True)
+            self.path.rename(path)
+            (path / "lock").unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            self.path.rmdir()
+            path.rmdir()
         self.release()
 
     def release(self) -> None:
