@@ -87,6 +87,34 @@ def test_versions_by_alias(api: BaseMlflowApi, name: str, run: RunApi, folder: P
             generic.get_model_version((name, "@other"))
 
 
+def test_an_alias_that_moved(
+    api: BaseMlflowApi, name: str, run: RunApi, folder: Path, tmp_path: Path
+) -> None:
+    """Offline, an alias names what it named when it was asked for last, whatever is cached after."""
+    for number in ("1", "2"):
+        api.log_model_version(name, run, folder, f"v{number}")
+    with api.model_copy(update={"cache_dir": tmp_path, "cache_local_artifacts": True}) as caching:
+        offline = GenericMlflowApi(cache_dir=tmp_path)
+        key = (name, "@ch")
+
+        def named() -> str:
+            return offline.get_model_version(key).version
+
+        caching.get_model_version((name, "1")).set_alias("ch")
+        old = caching.get_model_version(key)
+        caching.get_model_version((name, "2")).set_alias("ch")
+        caching.cache_model_version_meta(key)
+        old.cache()
+        old.cache_meta()
+        assert named() == "2"
+        caching.get_model_version((name, "1")).set_alias("ch")
+        caching.get_model_version(key).cache()
+        assert named() == "1"
+        caching.get_model_version((name, "2")).set_alias("ch")
+        caching.cache_model_artifact(key)
+        assert named() == "2"
+
+
 def test_what_an_export_does_not_hold(
     api: BaseMlflowApi, name: str, run: RunApi, folder: Path, tmp_path: Path
 ) -> None:

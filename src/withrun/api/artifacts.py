@@ -91,9 +91,9 @@ class ArtifactMethods(Part, ArtifactsContract):
         return self.services.artifacts.list(self._in_version(model_version).below(path_suffix))
 
     def cache_model_artifact(self, model_version: MV) -> Path:
-        version = self._version(model_version)
+        alias, version = self._alias(model_version), self._version(model_version)
         path = self.services.artifacts.cache(of_version(version))
-        self.services.metadata.keep(version, self._alias(model_version))
+        self.services.metadata.keep(version, alias)
         return path
 
     def get_model_artifact(self, model_version: MV) -> Path:
@@ -113,9 +113,9 @@ class ArtifactMethods(Part, ArtifactsContract):
 
     def export_model_artifact(self, model_version: MV, target: Path | str) -> Path:
         check_given(target=(target, (Path, str)))
-        version = self._version(model_version)
+        alias, version = self._alias(model_version), self._version(model_version)
         path = self.services.artifacts.export(of_version(version), target)
-        self.services.metadata.keep(version, self._alias(model_version), Path(target))
+        self.services.metadata.keep(version, alias, Path(target))
         return path
 
     def clean_cached_model_artifact(self, model_version: MV) -> None:

@@ -122,9 +122,10 @@ class ModelMethods(Part, ModelsContract):
 
     def get_model_version(self, model_version: MV, *, force_cache_refresh: bool = False) -> ModelVersionApi:
         check_given(force_cache_refresh=(force_cache_refresh, bool))
+        alias = self._alias(model_version)
         name, version = self._version_key(model_version)
         found = self._version_handle(self.services.metadata.version(name, version, force_cache_refresh))
-        return found._named(self._alias(model_version))
+        return found._named(alias)
 
     def find_model_versions(
         self, query: Query = None, sorting: Sorting = None, *, limit: int | None = None

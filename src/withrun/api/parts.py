@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from withrun.cache.metadata import Alias
 from withrun.errors import InvalidArgument, OfflineError
 from withrun.handles.base import Handle, follow
 from withrun.handles.model_version import ModelVersionApi
@@ -48,14 +49,14 @@ class Part:
         name, number = version_key(version)
         return name, self.services.names.version(name, number)
 
-    def _alias(self, version: MV) -> str | None:
-        """The alias by which a version is named, or a handle on it was got; None if it was by number."""
+    def _alias(self, version: MV) -> Alias | None:
+        """The alias by which a version is asked for, or a handle on it was; None if it is by number."""
         if isinstance(version, ModelVersionApi):
             return version._alias
         if isinstance(version, ModelVersion):
             return None
         _, number = version_key(version)
-        return number[1:] if number.startswith("@") else None
+        return Alias(number[1:]) if number.startswith("@") else None
 
     def _need_server(self, call: str) -> None:
         """Refuse a call that offline nothing can answer."""

@@ -20,7 +20,9 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,13 +31,26 @@ from withrun.cache.serializer import EntitySerializer, kind_of
 from withrun.errors import CacheError
 from withrun.schema import Experiment, Model, ModelVersion, Run
 
-__all__ = ["EntitySerializer", "MetadataCache"]
+__all__ = ["Alias", "EntitySerializer", "MetadataCache"]
 
 E = TypeVar("E", Experiment, Run, Model, ModelVersion)
 
 _FOLDERS = {Experiment: "experiments", Run: "runs", Model: "models", ModelVersion: "versions"}
 _ALIASES = "aliases"
 _OWN = re.compile(r".*\.json|\.[0-9a-f]{16}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """An alias by which a version was asked for.
+
+    Attributes:
+        name: the alias, without `@`.
+        asked_at: when that was, in nanoseconds since 1970: it may name another version by now.
+    """
+
+    name: str
+    asked_at: int = field(default_factory=time.time_ns)
 
 
 class MetadataCache:
@@ -69,9 +84,13 @@ class MetadataCache:
                 names = [entity.id]
         return self._write(self._file(_FOLDERS[kind_of(entity)], names), self._serializer.dumps(entity))
 
-    def put_alias(self, model: str, alias: str, version: str) -> None:
-        """Remember which version of a model an alias names."""
-        self._write(self._file(_ALIASES, [model, alias]), json.dumps(version).encode())
+    def put_alias(self, model: str, alias: Alias, version: str) -> None:
+        """Remember which version of a model an alias named, unless it was asked for again since then."""
+        file = self._file(_ALIASES, [model, alias.name])
+        with contextlib.suppress(OSError):  # there is none; or writing it will say what is wrong
+            if file.stat().st_mtime_ns > alias.asked_at:
+                return
+        self._write(file, json.dumps(version).encode(), alias.asked_at)
 
     def clean(self) -> None:
         """Remove all metadata."""
@@ -158,11 +177,13 @@ class MetadataCache:
         *above, last = (safe_name(name) for name in names)
         return self._root.joinpath(folder, *above, f"{last}.json")
 
-    def _write(self, file: Path, data: bytes) -> Path:
+    def _write(self, file: Path, data: bytes, modified: int | None = None) -> Path:
         fresh = file.with_name(f".{secrets.token_hex(8)}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             fresh.write_bytes(data)
+            if modified is not None:
+                os.utime(fresh, ns=(modified, modified))
             fresh.replace(file)
         except OSError as error:
             raise CacheError(

@@ -16,6 +16,7 @@ from withrun.schema import ModelVersion
 
 if TYPE_CHECKING:
     from withrun.api import BaseMlflowApi
+    from withrun.cache.metadata import Alias
     from withrun.transfer.objmeta import ObjMeta
 
 __all__ = ["ModelVersionApi"]
@@ -27,7 +28,7 @@ class ModelVersionApi(ModelVersion, Handle):
     __slots__ = ("_alias",)
 
     if TYPE_CHECKING:
-        _alias: str | None
+        _alias: Alias | None
         model: ModelApi
         run: RunApi | None
 
@@ -39,7 +40,7 @@ class ModelVersionApi(ModelVersion, Handle):
         if self.run is not None and (not isinstance(self.run, RunApi) or self.run.api is not api):
             self.__dict__["run"] = RunApi.of(api, self.run)
 
-    def _named(self, alias: str | None) -> Self:
+    def _named(self, alias: Alias | None) -> Self:
         """Remember the alias that the handle was got by: what it caches or exports is found by that, too."""
         object.__setattr__(self, "_alias", alias)
         return self

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from withrun.cache.metadata import MetadataCache
+from withrun.cache.metadata import Alias, MetadataCache
 from withrun.cache.serializer import EntitySerializer
 from withrun.errors import CacheError, InvalidArgument, NotCached, OfflineError
 from withrun.journal import looks_local
@@ -117,12 +117,12 @@ class MetadataService:
                     self._repos.pop(oldest, None)
         return known
 
-    def keep(self, version: ModelVersion, alias: str | None = None, target: Path | None = None) -> None:
+    def keep(self, version: ModelVersion, alias: Alias | None = None, target: Path | None = None) -> None:
         """Have a version's metadata beside its artifact, in the cache or an export; what is there stays.
 
         Args:
             version: the version.
-            alias: names it offline too, from now on.
+            alias: names it offline too, from now on, unless what is there was asked for later.
             target: the export; None for the cache.
         """
         cache = self._cache if target is None else MetadataCache(target, self._serializer)
@@ -148,9 +148,9 @@ class MetadataService:
 
         Offline, an alias names the version that was cached, or exported, by it.
         """
-        alias = version[1:] if version.startswith("@") else None
+        alias = Alias(version[1:]) if version.startswith("@") else None
         if alias is not None and self._offline:
-            version = self._cached_alias(name, alias)
+            version = self._cached_alias(name, alias.name)
         found = self._entity(
             f"version {version!r} of model {name!r}",
             refresh,
