@@ -18,7 +18,7 @@ from withrun.transfer.progress import Bar
 from withrun.transfer.tree import Tree, check_has_files, scan
 from withrun.transfer.urls import name_of, redact
 
-__all__ = ["CloudTool", "check", "ls", "pull", "push"]
+__all__ = ["CloudTool", "ls", "pull", "push"]
 
 
 class CloudTool(Protocol):
@@ -52,12 +52,12 @@ class CloudTool(Protocol):
 
 def push(tool: CloudTool, source: Path, url: str, bar: Bar) -> None:
     """Publish the file or folder `source` at exactly that URL; nothing else there is touched."""
-    tree = check(tool, source, url)
+    tree = _check(tool, source, url)
     bar.total(tree.size)
     tool.copyto(str(source.absolute()), url, bar, {file.relative: file.size for file in tree.files})
 
 
-def check(tool: CloudTool, source: Path, url: str) -> Tree:
+def _check(tool: CloudTool, source: Path, url: str) -> Tree:
     """Return what is to be published, all of which the tool can bring to that URL."""
     tree = scan(source)
     check_has_files(tree, source)

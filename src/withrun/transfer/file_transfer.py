@@ -87,7 +87,7 @@ class FileTransfer(BaseModel):
 
         Raises:
             ArtifactNotFound: there is no source.
-            InvalidArgument: nothing was sent: the storage can't keep it, see `check`.
+            InvalidArgument: nothing was sent: the storage can't keep it, or not under that name.
             TransferError: it failed; what went through stays, and pushing again completes it.
         """
         source, url = Path(source), self.mapped(url)
