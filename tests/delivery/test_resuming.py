@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tests.delivery import program
+from tests.faultproxy import Fault, FaultProxy
 from tests.servers import MlflowServer
 from withrun import RunStatus
+from withrun.errors import ServerUnreachable
 from withrun.journal.folder import JournalFolder
 
 from .conftest import MakeApi, journals, steps
@@ -68,3 +70,21 @@ def test_resumed_while_nothing_moves(
         assert (found.info.status, found.data.tags["stage"]) == ("RUNNING", "new")
     assert client.get_run(killed).info.status == "FINISHED"
     assert steps(client, killed, "m") == list(range(3000))
+
+
+def test_an_answer_that_is_lost_while_resuming(
+    proxy: FaultProxy, open_api: MakeApi, client: Any, exp_id: str, tmp_path: Path
+) -> None:
+    """A run that the server set RUNNING, though the caller was told of a failure, is ended by recovery."""
+    api = open_api(proxy.url, connect_timeout=0.5)
+    with api.start_run(exp_id) as run:
+        pass
+    proxy.times(50, Fault(lose_answer=True), path="runs/update")
+    with pytest.raises(ServerUnreachable):
+        api.resume_run(run.id)
+    proxy.always(None)
+    assert client.get_run(run.id).info.status == "RUNNING"
+    api.close()
+    open_api(proxy.url).flush(20)
+    assert client.get_run(run.id).info.status == "FAILED"
+    assert journals(tmp_path / "journal") == []

@@ -38,7 +38,11 @@ def kept_path(store_folder: Path, journal_id: str) -> Path:
 
 @dataclass
 class Live:
-    """A journal's folder on the disk, and the threads that serve it in this process."""
+    """A journal's folder on the disk, and the threads that serve it in this process.
+
+    Attributes:
+        in_doubt: whether it is left to recovery though all in it is settled.
+    """
 
     folder: JournalFolder
     writer: Writer
@@ -48,6 +52,7 @@ class Live:
     drain: Drain | None = None
     pool: Pool | None = None
     syncer: Syncer | None = None
+    in_doubt: bool = False
 
     @classmethod
     def create(cls, store_folder: Path, store_uri: str, local_ids: LocalIds, *, mapped: bool | None) -> Live:
@@ -114,7 +119,7 @@ class Live:
             self.pool.close()
         if self.syncer is not None:
             self.syncer.stop()
-        if settled and stopped:
+        if settled and stopped and not self.in_doubt:
             self.folder.delete()
         elif stopped:
             self.folder.release()

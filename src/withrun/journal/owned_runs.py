@@ -136,6 +136,11 @@ class OwnedRuns:
         live.folder.ledger.done(log.run_id)
         self._journal.let_go(log.run_id)
 
+    def leave_to_recovery(self, log: RunLog) -> None:
+        """Have recovery find out whether the run was taken over, and end it then: the answer was lost."""
+        self._journal.open().in_doubt = True
+        self._journal.let_go(log.run_id)
+
 
 def _owned(intent: RunIntent, live: Live) -> RunIntent:
     return msgspec.structs.replace(intent, tags={**intent.tags, OWNER_TAG: live.folder.id})

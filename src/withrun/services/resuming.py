@@ -52,8 +52,9 @@ def resume(
         is_sent = True
         set_running(owner)
     except BaseException as error:
-        # Without an answer the server may have it all the same: whoever recovers this journal looks.
-        if not (is_sent and isinstance(error, WithrunError) and is_passing(error)):
+        if is_sent and isinstance(error, WithrunError) and is_passing(error):
+            journal.owned.leave_to_recovery(log)  # the server may have it all the same
+        else:
             journal.owned.give_back(log)
         raise
 
