@@ -57,10 +57,7 @@ _LINE_BREAK: Final = r"(?:\r\n|\r(?!\n)|[\n\x0b\f\x85" + "\u2028\u2029])"
 
 _VERB: Final = re.compile(r"\(\*(UCP|UTF8?)\)")
 _QUANTIFIER: Final = re.compile(r"[*+?]|\{[0-9]+(?:,[0-9]*)?\}")
-_NUMBERED: Final = (
-    re.compile(r"x\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{0,2})|N\{U\+([0-9a-fA-F]{1,6})\}"),
-    re.compile(r"u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})"),
-)
+_NUMBERED: Final = re.compile(r"x\{([0-9a-fA-F]{1,6})\}|x(?!\{)([0-9a-fA-F]{0,2})|N\{U\+([0-9a-fA-F]{1,6})\}")
 _OCTAL: Final = re.compile(r"o\{([0-7]{1,7})\}|(0[0-7]{0,2})")
 _OCTAL_IN_CLASS: Final = re.compile(r"o\{([0-7]{1,7})\}|([0-7]{1,3})")
 _REFERENCE: Final = re.compile(r"k(?:<(\w+)>|'(\w+)'|\{(\w+)\})|g\{?([0-9]{1,2})\}?|g\{(\w+)\}|([1-9][0-9]*)")
@@ -152,6 +149,8 @@ class _Translator:
         elif here == "\\":
             self.at += 1
             self._escape()
+        elif found := _POSIX_CLASS.match(self.source, self.at):
+            raise self._error(f"{found.group()} alone: it stands in a class, as in [{found.group()}]")
         elif here == "[":
             self.at += 1
             self.out.append(self._class())
@@ -256,7 +255,7 @@ class _Translator:
         """The character that an escape stands for, which is then read; None for another escape."""
         here = self.source[self.at : self.at + 1]
         code = -1
-        for numbered, base in ((_NUMBERED[0], 16), (_NUMBERED[1], 16), (octal, 8)):
+        for numbered, base in ((_NUMBERED, 16), (octal, 8)):
             if found := self._taken(numbered):
                 code = int(next(filter(None, found.groups()), "0"), base)
                 break
@@ -264,9 +263,9 @@ class _Translator:
             if here in _CONTROLS:
                 self.at += 1
                 return _CONTROLS[here]
-            if here == "c" and self.source[self.at + 1 : self.at + 2].isascii():
+            if here == "c" and " " <= self.source[self.at + 1 : self.at + 2] <= "~":
                 self.at += 2
-                return chr(ord(self.source[self.at - 1 : self.at].upper() or "@") ^ 64)
+                return chr(ord(self.source[self.at - 1].upper()) ^ 64)
             if here and not (here.isascii() and here.isalnum()):
                 self.at += 1
                 return here
@@ -284,6 +283,8 @@ class _Translator:
     def _unknown(self, here: str) -> re.error:
         if here in ("p", "P"):
             return self._error("properties of characters, such as \\p{L}, are not known")
+        if here in ("u", "U", "x"):
+            return self._error(f"no escape \\{here} like this: a character by its number is \\x{{41}}")
         return self._error(f"no escape \\{here}" if here else "a backslash at the end")
 
     def _set(self, letter: str) -> str:
@@ -302,12 +303,16 @@ class _Translator:
         beside: list[str] = []
         last = ""  # a character with which a range may begin
         first = True
+        after_set = False
         while first or not self.source.startswith("]", self.at):
             if self.at >= len(self.source):
                 self.at = start
                 raise self._error("a class without an end")
             first = False
-            if last and self.source.startswith("-", self.at) and not self.source.startswith("-]", self.at):
+            dash = self.source.startswith("-", self.at) and not self.source.startswith("-]", self.at)
+            if dash and after_set:
+                raise self._error("a range of characters that begins with a set of some")
+            if dash and last:
                 self.at += 1
                 end = self._member(inside, beside)
                 if not end or end < last:
@@ -317,6 +322,7 @@ class _Translator:
                 last = ""
             else:
                 last = self._member(inside, beside)
+                after_set = not last
         self.at += 1
         return self._put_together("".join(inside), beside, negated=negated)
 
