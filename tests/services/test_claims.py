@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -74,3 +76,55 @@ def test_where_nothing_can_be_locked(tmp_path: Path, caplog: pytest.LogCaptureFi
     with claimed(Key("run", "a"), tmp_path / "file"):
         assert "Other processes are not kept" in caplog.text
         assert not claim(Key("run", "a"), None).wait(0.1)
+
+
+def test_who_waits_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Waiting for another process is logged once with what is waited for, at level INFO."""
+    locks = tmp_path / "locks"
+    command = [sys.executable, "-c", HOLD, str(locks)]
+    with (
+        caplog.at_level("INFO", "withrun"),
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_env()
+        ) as other,
+    ):
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        mine = claim(Key("run", "a/b"), locks)
+        assert not mine.wait(0.1)
+        other.communicate()
+        assert mine.wait(10)
+    (record,) = caplog.records
+    assert "published to" in record.getMessage()
+
+
+FORK = HOLD.replace(
+    "    print",
+    """    import os, time
+    if not os.fork():
+        time.sleep(60)
+    print""",
+)
+
+
+def test_a_forked_child_holds_no_claim(tmp_path: Path) -> None:
+    """Once who claimed a path is dead it can be claimed, though a child that it forked meanwhile lives on."""
+    locks = tmp_path / "locks"
+    command = [sys.executable, "-c", FORK, str(locks)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_env(),
+        start_new_session=True,
+    ) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            mine = claim(Key("run", "a/b"), locks)
+            assert not mine.wait(0.1)
+            other.kill()
+            assert mine.wait(10)
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ from filelock import FileLock, Timeout
 from withrun.errors import CacheError
 
 __all__ = ["exclusive", "keep_read", "reading", "removing", "try_exclusive", "waiting"]
+
+_log = logging.getLogger("withrun")
+
+_waited_for: dict[object, int] = {}
+"""The descriptors of those in `waiting`, for a forked child to close."""
 
 
 @contextlib.contextmanager
@@ -45,22 +51,37 @@ def exclusive(path: Path, *, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def waiting(path: Path, *, alone: bool) -> Iterator[None]:
+def waiting(path: Path, *, alone: bool, what: str) -> Iterator[None]:
     """Hold the lock file `path`, alone or with others who don't either; waits for those whom that excludes.
+
+    A child that is forked meanwhile holds nothing, so that nobody waits for it once this process is gone.
+
+    Args:
+        path: the lock file; made if it is not there.
+        alone: exclude everybody.
+        what: names what is waited for in the log.
 
     Raises:
         OSError: it can't be made or locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    mine = object()
+    _waited_for[mine] = descriptor
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
         try:
-            yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile has it open, too
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("Waiting for another process: %s", what)
+            fcntl.flock(descriptor, kind)
+        yield
     finally:
-        os.close(descriptor)
+        # In a child that was forked within, the descriptor is closed, and its number may be another's.
+        if _waited_for.pop(mine, None) is not None:
+            with contextlib.suppress(OSError):  # closing it lets go as well
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that is just being forked has it open, too
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -136,3 +157,13 @@ def _locked(folder: Path, kind: int) -> Iterator[bool]:
         yield free
     finally:
         os.close(descriptor)
+
+
+def _after_fork_in_child() -> None:
+    # Closed, not unlocked: unlocking would take the parent's lock, which is on what both have open.
+    for descriptor in _waited_for.values():
+        os.close(descriptor)
+    _waited_for.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -71,7 +71,7 @@ def _lock(key: Key, locks: Path, stack: contextlib.ExitStack) -> None:
     try:
         for at in reversed(above):
             lock = locks / f"{at.folder.replace('/', '.')}.version.lock"
-            stack.enter_context(waiting(lock, alone=at is key))
+            stack.enter_context(waiting(lock, alone=at is key, what=f"a version is being published to {key}"))
     except OSError as error:
         _log.warning(
             "Other processes are not kept from publishing a version to %s meanwhile: can't lock %r (%s).",
