@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ class Delivered(NamedTuple):
     api: MlflowApi
     exp: ExpApi
     base: RunApi
+    model: str
     version: str
 
 
@@ -24,11 +26,12 @@ class Delivered(NamedTuple):
 def delivered(uri: str, tmp_path: Path, open_api: MakeApi) -> Delivered:
     """A run with a model version, its child, and one whose param and tag name the first by its local ID."""
     offline = open_api(uri, offline_mode=True)
-    exp = offline.get_or_create_exp("local")
+    mark = uuid.uuid4().hex  # the server has other tests' experiments and models, too
+    exp = offline.get_or_create_exp(f"exp-{mark}")
     source = tmp_path / "weights"
     source.write_text("w")
     with offline.start_run(exp, name="base") as base:
-        version = base.log_model_version("local-model", source).version
+        version = base.log_model_version(f"model-{mark}", source).version
         base.start_child("child").end_run()
     with offline.start_run(exp, name="derived", tags={"from": base.id}) as derived:
         derived.log_param("from", base.id)
@@ -36,11 +39,12 @@ def delivered(uri: str, tmp_path: Path, open_api: MakeApi) -> Delivered:
     api = open_api(uri)
     api.flush(60)
     assert api.get_run(base.id).id != base.id
-    return Delivered(api, exp, base, version)
+    return Delivered(api, exp, base, f"model-{mark}", version)
 
 
 def found(delivered: Delivered, query: Any) -> set[str]:
-    return {run.name for run in delivered.api.find_runs(query)}
+    runs = delivered.api.find_runs(query)
+    return {run.name for run in runs if run.exp.name == delivered.exp.name}
 
 
 ALL = {"base", "child", "derived"}
@@ -48,7 +52,7 @@ ALL = {"base", "child", "derived"}
 
 def test_local_ids_lead_to_what_was_delivered(delivered: Delivered) -> None:
     """Identifiers, handles, lists and sets of either name what they named before delivery."""
-    api, exp, base, version = delivered
+    api, exp, base, model, version = delivered
     for every in ({"exp.id": exp.id}, {"exp": exp}, {"exp.id": exp}, {"exp": {"$in": [exp, "987654321"]}}):
         assert found(delivered, every) == ALL, every
     for none in ({"exp": {"$ne": exp}}, {"$nor": [{"exp.id": exp.id}]}, {"id": base.id, "exp.id": "0"}):
@@ -58,13 +62,13 @@ def test_local_ids_lead_to_what_was_delivered(delivered: Delivered) -> None:
     assert found(delivered, {"id": {"$nin": frozenset([base.id])}}) == ALL - {"base"}
     assert found(delivered, {"tags.mlflow.parentRunId": base.id}) == {"child"}
     assert found(delivered, {"tags.mlflow.parentRunId": {"$ne": base.id}}) == ALL - {"child"}
-    assert [one.name for one in api.find_exps({"id": exp.id})] == ["local"]
+    assert [one.name for one in api.find_exps({"id": exp.id})] == [exp.name]
     for query, count in (
-        ({"run": base}, 1),
+        ({"run": base, "model": model}, 1),
         ({"run.id": base.id}, 1),
-        ({"run": {"$ne": base}}, 0),
+        ({"run": {"$ne": base}, "model": model}, 0),
         ({"run.exp": exp}, 1),
-        ({"model": "local-model", "version": version}, 1),
+        ({"model": model, "version": version}, 1),
         ({"model": "another", "version": version}, 0),
     ):
         assert len(list(api.find_model_versions(query))) == count, query
