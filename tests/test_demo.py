@@ -155,6 +155,7 @@ def test_help_and_version_are_quick(tmp_path: Path) -> None:
         assert out.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_in_a_terminal(tmp_path: Path) -> None:
     """In a terminal every run has a bar while it trains."""
     import pty

@@ -71,6 +71,7 @@ def test_is_committed_without_outputs_or_paths(notebook: NotebookNode) -> None:
     assert not re.search(r"/(home|root|Users|tmp|work)/", json.dumps(notebook))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_re_run_cell_ends_its_earlier_run(tmp_path: Path) -> None:
     """A cell that is run again first ends the run that it had left open, with a notice."""

@@ -192,6 +192,7 @@ def test_threads_on_a_new_database(tmp_path: Path) -> None:
     assert len(set(runs)) == 8
 
 
+@pytest.mark.slow
 def test_processes_on_a_new_database(tmp_path: Path) -> None:
     """Four processes that open one new database at once all work, and leave no lock file."""
     uri = f"sqlite:///{tmp_path}/x.db"

@@ -175,6 +175,7 @@ def test_journals_of_other_stores(tmp_path: Path, store: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_refused(tmp_path: Path, store: str) -> None:
     """What the store will not take is listed in a file that is named; the rest arrives; the code is 1."""
     leave(tmp_path, store, 1)
@@ -208,6 +209,7 @@ def test_damage_is_told(tmp_path: Path, store: str) -> None:
     assert sync(tmp_path, store).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_default_store_and_folder(tmp_path: Path, store: str) -> None:
     """Without options it delivers to the store of get_api(), from the user's state folder."""
     leave(tmp_path / "state" / "withrun", store)

@@ -265,6 +265,7 @@ def test_a_read_of_what_cannot_be_delivered(proxy: FaultProxy, open_api: MakeApi
     assert api.get_run(run.id).params == {"a": 1}
 
 
+@pytest.mark.slow
 def test_the_reason_is_the_server(open_api: MakeApi, caplog: pytest.LogCaptureFixture) -> None:
     """With the server away, that is the reason, also for what waits for an earlier program's experiment."""
     away = f"http://127.0.0.1:{free_port()}"

@@ -12,6 +12,8 @@ from tests.servers import MlflowServer, clean_env, mlflow_server
 from withrun.providers.mlflow.grammar import are_of_database
 from withrun.providers.mlflow.rest import RestBackend
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = r"""
 import sys
 import withrun

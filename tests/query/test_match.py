@@ -128,6 +128,7 @@ def test_status_may_be_an_enum_or_its_name() -> None:
             assert compile_query(parse({"status": asked}, "runs"))({"status": held})
 
 
+@pytest.mark.slow
 @settings(max_examples=800, deadline=None)
 @given(queries(st.sampled_from(PATHS), values), st.lists(documents, min_size=1, max_size=4))
 def test_agrees_with_a_matcher_checked_on_mongodb(query: dict[str, Any], found: list[dict[str, Any]]) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import pytest
+
 import withrun
 from withrun import BaseMlflowApi, ExpApi
 
@@ -70,6 +72,7 @@ def test_threads(
     check(other_client, other_exp, there, {label: int(label.split("-")[1]) for label in there})
 
 
+@pytest.mark.slow
 def test_tasks(exp: ExpApi, other_exp: ExpApi, client: MlflowClient, other_client: MlflowClient) -> None:
     """500 tasks, half on each store, switching between start, log and end: none mixes with another."""
     ids: tuple[dict[str, str], dict[str, str]] = {}, {}

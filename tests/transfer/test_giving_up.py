@@ -23,6 +23,8 @@ from withrun.providers.mlflow.network import Transport
 from withrun.transfer import FileTransfer
 from withrun.transfer.body import LONG
 
+pytestmark = pytest.mark.slow
+
 ft = FileTransfer(prog_bar=False)
 
 

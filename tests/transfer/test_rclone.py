@@ -272,6 +272,7 @@ def test_errors_say_why_and_what_to_do(
     assert isinstance(failure(ft.push, folder, "s3:///x"), InvalidArgument)
 
 
+@pytest.mark.slow
 def test_an_unreachable_endpoint(folder: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer from the storage raises ServerUnreachable within a minute."""
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
