@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.servers import MlflowServer, _database_template, mlflow_server
-from withrun.journal import Journal, RunIntent
+from withrun.journal import Journal, Recovered, RunIntent, recover
 from withrun.journal.record import frame
 from withrun.providers.mlflow.rest import RestBackend
 from withrun.providers.mlflow.settings import ClientSettings
@@ -115,3 +115,17 @@ def open_journal(tmp_path: Path) -> Iterator[Callable[..., Journal]]:
     yield make
     for journal in made:
         journal.close(exit_timeout=0.5)
+
+
+@pytest.fixture
+def deliver(tmp_path: Path, store_uri: str) -> Callable[[], Recovered]:
+    """Delivers what was left, as `withrun sync` does."""
+
+    def run() -> Recovered:
+        backend = StoreBackend(store_uri)
+        try:
+            return recover(tmp_path / "journal", store_uri, backend, threads=1)
+        finally:
+            backend.close()
+
+    return run

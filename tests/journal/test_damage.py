@@ -16,7 +16,6 @@ from tests.servers import free_port
 from withrun.journal import ExperimentIntent, Journal, Recovered, recover, waiting
 from withrun.journal.record import HEADER, Kind, decode, frame
 from withrun.journal.segment import MAGIC, numbers, segment_path
-from withrun.providers.mlflow.store import StoreBackend
 
 from .conftest import intent, rest
 
@@ -40,20 +39,6 @@ os.kill(os.getpid(), 9)
 def offline(tmp_path: Path, store_uri: str) -> Journal:
     """A journal that nobody delivers."""
     return Journal(tmp_path / "journal", store_uri)
-
-
-@pytest.fixture
-def deliver(tmp_path: Path, store_uri: str) -> Callable[[], Recovered]:
-    """Delivers what was left, as `withrun sync` does."""
-
-    def run() -> Recovered:
-        backend = StoreBackend(store_uri)
-        try:
-            return recover(tmp_path / "journal", store_uri, backend, threads=1)
-        finally:
-            backend.close()
-
-    return run
 
 
 def only_journal(folder: Path) -> Path:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from withrun.journal import ExperimentIntent, Journal, new_uid, recover, waiting
+from withrun.journal import ExperimentIntent, Journal, new_uid, waiting
 from withrun.journal.recovery import Recovered
-from withrun.providers.mlflow.store import StoreBackend
 
 from .conftest import intent
 
@@ -24,18 +23,6 @@ def two(tmp_path: Path, store_uri: str) -> tuple[Journal, Journal]:
         assert journal.owner
         time.sleep(0.005)  # they sort by the millisecond of their first record
     return journals
-
-
-@pytest.fixture
-def deliver(tmp_path: Path, store_uri: str) -> Callable[[], Recovered]:
-    def run() -> Recovered:
-        backend = StoreBackend(store_uri)
-        try:
-            return recover(tmp_path / "journal", store_uri, backend, threads=1)
-        finally:
-            backend.close()
-
-    return run
 
 
 def log_in_both(first: Journal, second: Journal) -> tuple[str, str]:
